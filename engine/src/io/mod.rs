@@ -1,0 +1,10 @@
+//! The ring, aligned buffers, clocks. The only folder with `unsafe` and with the names of the runtimes; it does not
+//! know what the bytes mean.
+#![expect(
+    unsafe_code,
+    reason = "buffers the kernel writes to, and the raw ring of the device baseline"
+)]
+
+pub mod aligned_buffer;
+pub mod clock;
+pub mod disk;

@@ -1,0 +1,18 @@
+//! The storage engine of pageserver: versioned pages in object storage, cached on the local disk as sealed
+//! extents, read by one pinned executor per core. It knows no Postgres and no sockets.
+//!
+//! The modules, in the order in which a read passes them:
+//!
+//! - [`types`]: LSNs, keys, ids;
+//! - `shard`: one core's share: the read path, and what runs behind it;
+//! - `versions`: which sealed blocks make up a page at an LSN, and where they are;
+//! - `layer`, `manifest`: the two object formats;
+//! - `cache`: extents on the local disk;
+//! - `io`: the ring, aligned buffers, clocks: the only place with `unsafe` and with the name of a runtime;
+//! - `store`: object storage: streaming misses, uploads, hedges;
+//! - `crypto`: seals, keys and who provides them.
+#![deny(unsafe_code)]
+
+pub mod io;
+pub mod store;
+pub mod types;

@@ -1,0 +1,95 @@
+//! What the engine asks of an object store. Implementations: `object_store` (http, local directory, memory)
+//! and the simulator's; `faulty.rs` wraps any of them.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+
+/// Why the store did not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// There is no object of that name.
+    #[error("{path}: no such object")]
+    NotFound {
+        /// Its name.
+        path: String,
+    },
+    /// Put-if-absent found the name taken.
+    #[error("{path}: exists already")]
+    AlreadyExists {
+        /// Its name.
+        path: String,
+    },
+    /// The deadline passed.
+    #[error("{path}: no answer within {after:?}")]
+    Deadline {
+        /// The object asked for.
+        path: String,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The body ended early, or was not what the range asked for.
+    #[error("{path}: {got_bytes} of {want_bytes} bytes")]
+    ShortBody {
+        /// The object asked for.
+        path: String,
+        /// Bytes asked for.
+        want_bytes: u64,
+        /// Bytes that came.
+        got_bytes: u64,
+    },
+    /// The store refuses for good: credentials, bucket, permissions.
+    #[error("{path}: refused: {reason}")]
+    Refused {
+        /// The object asked for.
+        path: String,
+        /// What the store said, without credentials.
+        reason: String,
+    },
+    /// The store is away, overloaded, or answers nonsense; retrying is safe.
+    #[error("{path}: {reason}")]
+    Unavailable {
+        /// The object asked for.
+        path: String,
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// One listed object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedObject {
+    /// Full path below the store's root.
+    pub path: String,
+    /// Its size.
+    pub size_bytes: u64,
+}
+
+/// An object store as the engine sees it: immutable named objects below one root. One call is one request: no
+/// retries, no deadlines in here, they are `miss_stream`'s and `upload`'s. Belongs to one thread.
+pub trait Objects: Clone + 'static {
+    /// The body of a ranged read, in pieces, in order.
+    type Body: Stream<Item = Result<Bytes, StoreError>> + Unpin + 'static;
+
+    /// Starts reading `range` of the object; returns when the first byte is about to come.
+    async fn get(&self, path: &str, range: Range<u64>) -> Result<Self::Body, StoreError>;
+
+    /// The whole of a small object.
+    async fn get_all(&self, path: &str) -> Result<Bytes, StoreError>;
+
+    /// Creates the object, durably, or fails with `AlreadyExists`. A failure of any other kind leaves open
+    /// whether it was created: `upload` reads back and compares.
+    async fn put_if_absent(&self, path: &str, body: Bytes) -> Result<(), StoreError>;
+
+    /// Objects whose path starts with the directory `prefix`, in order of path, those after `after` only.
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+    ) -> Result<Vec<ListedObject>, StoreError>;
+
+    /// Deletes; an object that is not there is no error.
+    async fn delete(&self, path: &str) -> Result<(), StoreError>;
+}
