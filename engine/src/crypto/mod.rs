@@ -1,0 +1,3 @@
+//! Seals and keys. Does not know files, networks or time.
+
+pub mod page_seal;
