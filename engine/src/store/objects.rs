@@ -1,5 +1,9 @@
 //! What the engine asks of an object store. Implementations: `object_store` (http, local directory, memory)
 //! and the simulator's; `faulty.rs` wraps any of them.
+#![expect(
+    async_fn_in_trait,
+    reason = "futures of the simulator belong to one thread; concrete implementations show whether theirs are Send"
+)]
 
 use std::ops::Range;
 use std::time::Duration;
@@ -73,7 +77,8 @@ pub trait Objects: Clone + 'static {
     /// The body of a ranged read, in pieces, in order.
     type Body: Stream<Item = Result<Bytes, StoreError>> + Unpin + 'static;
 
-    /// Starts reading `range` of the object; returns when the first byte is about to come.
+    /// Starts reading `range` of the object; returns when the first byte is about to come. A range that reaches
+    /// beyond the object's end is `ShortBody`, here or on the body; an empty range is an empty body.
     async fn get(&self, path: &str, range: Range<u64>) -> Result<Self::Body, StoreError>;
 
     /// The whole of a small object.
