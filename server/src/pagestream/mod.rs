@@ -1,0 +1,11 @@
+//! The pagestream frontend: the protocol that existing computes and load generators speak to a pageserver.
+//!
+//! In the order in which a connection passes them: `listener` accepts it, `startup` opens the session, `session` reads
+//! commands, `connection` runs the pagestream itself with `codec`'s messages in `frames`; `limits` bounds all of it and
+//! `patience` ends what takes too long.
+
+pub mod codec;
+pub mod frames;
+pub mod lsn_rules;
+pub mod session;
+pub mod startup;
