@@ -1,4 +1,8 @@
 //! Time as a value. Three implementations: a core's timers, a miss thread's timers, the simulator's clock.
+#![expect(
+    async_fn_in_trait,
+    reason = "the futures stay on the thread that made them: nobody needs them to be Send"
+)]
 
 use std::time::Duration;
 

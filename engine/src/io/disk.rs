@@ -1,5 +1,9 @@
 //! What the engine asks of a disk: whole aligned reads and writes, and durability. Two implementations: the
 //! kernel's (through the core's ring) and the simulator's.
+#![expect(
+    async_fn_in_trait,
+    reason = "the futures stay on the thread that made them: nobody needs them to be Send"
+)]
 
 use std::io;
 use std::ops::Deref;

@@ -8,3 +8,9 @@
 pub mod aligned_buffer;
 pub mod clock;
 pub mod disk;
+pub mod executor;
+pub mod glommio_clock;
+pub mod glommio_disk;
+pub mod permits;
+pub mod raw_ring;
+pub mod tokio_clock;

@@ -1,0 +1,223 @@
+//! Starting pinned glommio executors, one per core, and joining them with their errors.
+//!
+//! glommio's own `spawn` reports a failure to set up its rings only when it is joined; here the thread reports it before
+//! `start_core` returns, so that a server that cannot run says so at once.
+//!
+//! Memory per core: `io_memory_bytes` (registered with three rings), three rings of `ring_depth` entries (64 + 2 * 16
+//! bytes each), and 2 MiB of stack, of which little is touched. Registered memory counts against `RLIMIT_MEMLOCK` once per
+//! ring for users without `CAP_IPC_LOCK`; beyond the limit glommio warns and reads without registration.
+
+use std::any::Any;
+use std::io;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use glommio::{LocalExecutorBuilder, Placement};
+
+/// How one core's executor is set up.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// Name of the thread, at most 15 bytes are shown by the system.
+    pub name: String,
+    /// The CPU to be pinned to; `None` leaves it to the scheduler (tests).
+    pub cpu: Option<usize>,
+    /// Entries of each ring. Range 8..=4096. Default 256.
+    pub ring_depth: usize,
+    /// How long the core spins for work before it sleeps. Zero never spins. Default zero.
+    pub spin: Duration,
+    /// Registered memory for reads. Range 64 KiB..=1 GiB. Default 2 MiB: 128 reads of a page with room.
+    pub io_memory_bytes: usize,
+}
+
+impl Default for CoreConfig {
+    fn default() -> Self {
+        CoreConfig {
+            name: "core".to_owned(),
+            cpu: None,
+            ring_depth: 256,
+            spin: Duration::ZERO,
+            io_memory_bytes: 2 << 20,
+        }
+    }
+}
+
+/// Why a core did not start, or how it ended.
+#[derive(Debug, thiserror::Error)]
+pub enum CoreError {
+    /// The system gave no thread.
+    #[error("core {name}: start a thread: {source}")]
+    Thread {
+        /// The core's name.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The rings or the pinning did not work out: locked memory, kernel, CPU number.
+    #[error("core {name}: set up the executor: {reason}")]
+    SetUp {
+        /// The core's name.
+        name: String,
+        /// What glommio said.
+        reason: String,
+    },
+    /// Its main task panicked.
+    #[error("core {name} panicked: {reason}")]
+    Panicked {
+        /// The core's name.
+        name: String,
+        /// The panic's message.
+        reason: String,
+    },
+}
+
+/// A running core. Dropping it detaches the thread; [`CoreHandle::join`] waits for its end.
+#[derive(Debug)]
+pub struct CoreHandle<T> {
+    name: String,
+    /// `None` comes only from a thread whose executor was not set up, and such a one never gets a handle.
+    thread: thread::JoinHandle<Option<T>>,
+}
+
+impl<T> CoreHandle<T> {
+    /// Waits for the core's main task to return. Blocks the calling thread.
+    pub fn join(self) -> Result<T, CoreError> {
+        match self.thread.join() {
+            Ok(value) => Ok(value.expect("the executor was set up, or there would be no handle")),
+            Err(panic) => Err(CoreError::Panicked {
+                name: self.name,
+                reason: panic_message(panic.as_ref()),
+            }),
+        }
+    }
+
+    /// Whether the main task has ended.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+/// Starts an executor on a thread of its own and runs `main` on it until that returns; returns once the executor is
+/// set up. What `main` holds need not be `Send`, what it is made from must.
+pub fn start_core<T, F>(config: CoreConfig, main: F) -> Result<CoreHandle<T>, CoreError>
+where
+    F: AsyncFnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    let name = config.name.clone();
+    let (report, reported) = mpsc::sync_channel(1);
+    let thread = thread::Builder::new()
+        .name(name.clone())
+        .spawn(move || {
+            let placement = config.cpu.map_or(Placement::Unbound, Placement::Fixed);
+            let executor = LocalExecutorBuilder::new(placement)
+                .name(&config.name)
+                .ring_depth(config.ring_depth)
+                .spin_before_park(config.spin)
+                .io_memory(config.io_memory_bytes)
+                .make();
+            let executor = match executor {
+                Ok(executor) => executor,
+                Err(error) => {
+                    // The starter waits on the other end until it hears from us.
+                    let _ = report.send(Some(error.to_string()));
+                    return None;
+                }
+            };
+            let _ = report.send(None);
+            Some(executor.run(main()))
+        })
+        .map_err(|source| CoreError::Thread {
+            name: name.clone(),
+            source,
+        })?;
+    match reported.recv() {
+        Ok(None) => {}
+        Ok(Some(reason)) => return Err(CoreError::SetUp { name, reason }),
+        Err(mpsc::RecvError) => {
+            let reason = match thread.join() {
+                Ok(_) => "its thread ended without a word".to_owned(),
+                Err(panic) => panic_message(panic.as_ref()),
+            };
+            return Err(CoreError::Panicked { name, reason });
+        }
+    }
+    Ok(CoreHandle { name, thread })
+}
+
+/// The CPUs this process may run on, lowest first.
+pub fn allowed_cpus() -> io::Result<Vec<usize>> {
+    let set = rustix::thread::sched_getaffinity(None)?;
+    Ok((0..rustix::thread::CpuSet::MAX_CPU)
+        .filter(|&cpu| set.is_set(cpu))
+        .collect())
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "no message".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use futures_util::StreamExt;
+
+    use super::*;
+    use crate::io::clock::{Clock, Spawner};
+    use crate::io::glommio_clock::{GlommioClock, GlommioSpawner};
+
+    #[test]
+    fn a_core_is_pinned_runs_tasks_and_hands_its_value_back() {
+        let cpu = *allowed_cpus().expect("known").last().expect("at least one");
+        let config = CoreConfig {
+            cpu: Some(cpu),
+            ..CoreConfig::default()
+        };
+        #[expect(clippy::disallowed_methods, reason = "the origin of a clock")]
+        let clock = GlommioClock::since(Instant::now());
+        let core = start_core(config, async move || {
+            let (done, waiting) = async_channel::bounded(2);
+            for spawner in [GlommioSpawner::foreground(), GlommioSpawner::background()] {
+                let done = done.clone();
+                spawner.spawn(async move {
+                    let before = clock.now();
+                    clock.sleep(Duration::from_millis(5)).await;
+                    done.send(clock.now().since(before)).await.expect("awaited");
+                });
+            }
+            drop(done);
+            let waits: Vec<Duration> = waiting.collect().await;
+            (waits, allowed_cpus().expect("known"))
+        });
+        let (waits, cpus) = core.expect("starts").join().expect("no panic");
+        assert_eq!(cpus, [cpu]);
+        assert_eq!(waits.len(), 2);
+        assert!(waits.iter().all(|&w| w >= Duration::from_millis(5)));
+    }
+
+    #[test]
+    fn a_core_that_cannot_start_and_one_that_panics_are_errors() {
+        let config = CoreConfig {
+            cpu: Some(1_000_000),
+            ..CoreConfig::default()
+        };
+        match start_core(config, async || ()) {
+            Err(CoreError::SetUp { .. }) => {}
+            other => panic!("pinned to a CPU that is not there: {other:?}"),
+        }
+        let core = start_core(CoreConfig::default(), async || {
+            assert!(allowed_cpus().is_err(), "on purpose");
+        });
+        match core.expect("starts").join() {
+            Err(CoreError::Panicked { reason, .. }) => assert_eq!(reason, "on purpose"),
+            other => panic!("a panic was lost: {other:?}"),
+        }
+    }
+}
