@@ -98,7 +98,7 @@ impl Disk for GlommioDisk {
         path: &Path,
         create_bytes: Option<u64>,
     ) -> Result<Rc<GlommioFile>, DiskError> {
-        self.probe(path.parent().unwrap_or(Path::new("/"))).await?;
+        self.probe(directory_of(path)).await?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -221,6 +221,13 @@ impl GlommioFile {
             len_bytes > 0 && len_bytes.is_multiple_of(alignment),
             "length {len_bytes} is aligned and positive"
         );
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
     }
 }
 
