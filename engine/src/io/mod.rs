@@ -13,4 +13,6 @@ pub mod glommio_clock;
 pub mod glommio_disk;
 pub mod permits;
 pub mod raw_ring;
+pub mod store_thread;
 pub mod tokio_clock;
+pub mod tokio_uring_disk;

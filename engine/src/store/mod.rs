@@ -11,9 +11,17 @@
 
 pub mod client;
 pub mod config;
+pub mod faulty;
+mod fill;
+mod hedge;
+pub mod memory;
+mod miss_stream;
 pub mod objects;
+pub mod reliable;
 pub mod requests;
+mod retry_budget;
 pub mod stats;
+pub mod worker;
 
 pub use client::{StoreClient, StoreQueues, TryFetchError};
 pub use config::StoreConfig;

@@ -1,0 +1,166 @@
+//! The threads under the store: tokio with a ring of its own, so that a miss is received and its extent written by
+//! the same thread. Owns their start and their end; what they do is `store::worker`'s.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng;
+
+use super::clock::Clock;
+use super::tokio_clock::{TokioClock, TokioSpawner};
+use super::tokio_uring_disk::TokioUringDisk;
+use crate::store::client::{StoreClient, queues};
+use crate::store::config::StoreConfig;
+use crate::store::objects::{Objects, StoreError};
+use crate::store::worker::{self, WorkerParts};
+
+/// Why the store threads did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreThreadError {
+    /// The system gave no thread or no ring.
+    #[error("store thread: {0}")]
+    System(#[from] io::Error),
+    /// The store cannot be set up.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The running store threads. Dropping it makes them drop what they are doing, without waiting for that;
+/// [`StoreThreads::shutdown`] is the orderly end.
+#[derive(Debug)]
+pub struct StoreThreads {
+    client: StoreClient,
+    threads: Vec<JoinHandle<()>>,
+    clock: TokioClock,
+    /// Closed to make the threads end at once.
+    stop: async_channel::Sender<()>,
+    ended: std::sync::mpsc::Receiver<()>,
+}
+
+impl StoreThreads {
+    /// Starts `count` threads (at least one), each with its own connections: `connect` is called once on each, inside
+    /// its runtime. Returns when all of them are ready. `clock` is the process's; `seed` is for the jitter of backoffs.
+    /// # Errors
+    /// The first that any thread met; the others are stopped.
+    pub fn start<O: Objects>(
+        count: usize,
+        connect: impl Fn() -> Result<O, StoreError> + Send + Sync + 'static,
+        config: &StoreConfig,
+        clock: TokioClock,
+        seed: u64,
+    ) -> Result<StoreThreads, StoreThreadError> {
+        assert!(count > 0, "at least one store thread");
+        let (client, queues) = queues(config);
+        let (stop, stopped) = async_channel::bounded::<()>(1);
+        let (ended_sender, ended) = std::sync::mpsc::sync_channel(count);
+        let (ready_sender, ready) = std::sync::mpsc::sync_channel(count);
+        let connect = Arc::new(connect);
+        let mut threads = Vec::with_capacity(count);
+        for index in 0..count {
+            let (queues, stopped, config) = (queues.clone(), stopped.clone(), config.clone());
+            let (connect, ready, ended) = (
+                Arc::clone(&connect),
+                ready_sender.clone(),
+                ended_sender.clone(),
+            );
+            let random = ChaCha8Rng::seed_from_u64(seed.wrapping_add(index as u64));
+            let body = move || {
+                run_thread(
+                    &ready,
+                    || (*connect)(),
+                    stopped,
+                    |objects| {
+                        let parts = WorkerParts {
+                            objects,
+                            clock: TokioClock::start(),
+                            spawner: TokioSpawner,
+                            disk: TokioUringDisk,
+                            random,
+                        };
+                        worker::run(queues, parts, config)
+                    },
+                );
+                // Nobody may be waiting for the end.
+                let _unheard = ended.try_send(());
+            };
+            let name = format!("store-{index}");
+            threads.push(std::thread::Builder::new().name(name).spawn(body)?);
+        }
+        drop(ready_sender);
+        let started = StoreThreads {
+            client,
+            threads,
+            clock,
+            stop,
+            ended,
+        };
+        for _ in 0..count {
+            let died = || Err(io::Error::other("it ended at its start").into());
+            // On an error the threads that did start are stopped by the drop of `started`.
+            ready.recv().unwrap_or_else(|_| died())?;
+        }
+        Ok(started)
+    }
+
+    /// A handle on them; cheap to clone.
+    pub fn client(&self) -> StoreClient {
+        self.client.clone()
+    }
+
+    /// Lets the threads finish what is queued, for at most `grace`, then makes them drop the rest. Returns whether
+    /// all was finished.
+    pub fn shutdown(mut self, grace: Duration) -> bool {
+        self.client.close();
+        // One timeout per thread would add up; the last one to end is the one that counts.
+        let clock = TokioClock::start();
+        let left =
+            || grace.saturating_sub(super::clock::Clock::now(&clock).since(Default::default()));
+        let finished = (0..self.threads.len()).all(|_| self.ended.recv_timeout(left()).is_ok());
+        self.stop.close();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has said so already.
+            let _ended = thread.join();
+        }
+        finished
+    }
+}
+
+impl Drop for StoreThreads {
+    fn drop(&mut self) {
+        self.client.close();
+    }
+}
+
+/// One thread: sets up the ring, connects, says so, and works until done or stopped.
+fn run_thread<O, F: Future<Output = ()>>(
+    ready: &std::sync::mpsc::SyncSender<Result<(), StoreThreadError>>,
+    connect: impl FnOnce() -> Result<O, StoreError>,
+    stopped: async_channel::Receiver<()>,
+    work: impl FnOnce(O) -> F,
+) {
+    let mut ring = tokio_uring::uring_builder();
+    // Only this thread submits, and completions need no interrupt of it: it comes by often enough.
+    ring.setup_single_issuer().setup_coop_taskrun();
+    let mut builder = tokio_uring::builder();
+    builder.entries(RING_ENTRIES).uring_builder(&ring);
+    let runtime = match tokio_uring::Runtime::new(&builder) {
+        Ok(runtime) => runtime,
+        Err(error) => return drop(ready.try_send(Err(error.into()))),
+    };
+    runtime.block_on(async {
+        let objects = match connect() {
+            Ok(objects) => objects,
+            Err(error) => return drop(ready.try_send(Err(error.into()))),
+        };
+        drop(ready.try_send(Ok(())));
+        let work = std::pin::pin!(work(objects));
+        let stop = std::pin::pin!(stopped.recv());
+        futures_util::future::select(work, stop).await;
+    });
+}
+
+/// Fills under way are bounded far below this by the buffers they need.
+const RING_ENTRIES: u32 = 512;
