@@ -75,7 +75,7 @@ impl StoreThreads {
                     |objects| {
                         let parts = WorkerParts {
                             objects,
-                            clock: TokioClock::start(),
+                            clock,
                             spawner: TokioSpawner,
                             disk: TokioUringDisk,
                             random,
@@ -115,9 +115,8 @@ impl StoreThreads {
     pub fn shutdown(mut self, grace: Duration) -> bool {
         self.client.close();
         // One timeout per thread would add up; the last one to end is the one that counts.
-        let clock = TokioClock::start();
-        let left =
-            || grace.saturating_sub(super::clock::Clock::now(&clock).since(Default::default()));
+        let (clock, began) = (self.clock, self.clock.now());
+        let left = || grace.saturating_sub(clock.now().since(began));
         let finished = (0..self.threads.len()).all(|_| self.ended.recv_timeout(left()).is_ok());
         self.stop.close();
         for thread in self.threads.drain(..) {
