@@ -1,0 +1,486 @@
+//! The files of a cluster, one after the other, as versions of keys: what all sources have in common.
+//!
+//! Postgres keeps what is here: a fork's length is that of its segments up to the first that is not full, and a
+//! piece of a block at the end of a file (an extension that a crash cut short) does not count.
+//!
+//! Checksums: a page that is wrong and older than the start is damaged. A newer one may be torn, and WAL would
+//! restore it; since WAL that changes pages is refused, such a page is remembered, and it is damaged if the WAL turns
+//! out to be quiet.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+
+use engine::types::{Lsn, PAGE_BYTES};
+
+use super::{ImportError, ImportSink, ImportStart, ImportSummary};
+use crate::bytes_at::{u16_at, u32_at};
+use crate::control_file::{CONTROL_FILE_BYTES, ControlFile, SEGMENT_BLOCKS};
+use crate::data_files::DataFile;
+use crate::key::{CHUNK_BYTES, Fork, PostgresKey, Relation, Slru, path_hash};
+use crate::page;
+use crate::value::{
+    BackupFacts, DatabaseDirectory, PlainFile, RelationSize, SlruSegment, Tablespace,
+};
+
+/// A file of the source, with where it stands for messages.
+pub(super) struct SourceFile<'a> {
+    pub(super) path: &'a str,
+    pub(super) length: u64,
+    pub(super) mode: u32,
+}
+
+/// Takes files and turns them into versions.
+pub(super) struct ClusterFiles {
+    start: ImportStart,
+    /// Blocks of each segment file.
+    segments: BTreeMap<(Relation, Fork, u32), u32>,
+    /// Directories of databases, and whether in their own tablespace.
+    databases: BTreeMap<(u32, u32), bool>,
+    plain_paths: HashMap<u64, String>,
+    control: Option<Vec<u8>>,
+    suspect: Option<ImportError>,
+    buffer: Vec<u8>,
+    file_bytes: u64,
+    relation_pages: u64,
+}
+
+impl ClusterFiles {
+    pub(super) fn new(start: ImportStart) -> ClusterFiles {
+        ClusterFiles {
+            start,
+            segments: BTreeMap::new(),
+            databases: BTreeMap::new(),
+            plain_paths: HashMap::new(),
+            control: None,
+            suspect: None,
+            buffer: vec![0; BUFFER_BYTES],
+            file_bytes: 0,
+            relation_pages: 0,
+        }
+    }
+
+    /// A tablespace made by a user.
+    pub(super) fn tablespace(
+        &mut self,
+        tablespace: u32,
+        path: &str,
+        sink: &mut dyn ImportSink,
+    ) -> Result<(), ImportError> {
+        let value = Tablespace {
+            path: path.to_owned(),
+        };
+        let encoded = value.encode();
+        if encoded.len() > PAGE_BYTES {
+            return Err(malformed(path, "the path is too long"));
+        }
+        put(sink, PostgresKey::Tablespace { tablespace }, &encoded)
+    }
+
+    /// Takes one file; `kind` is what [`crate::data_files`] says of it. WAL and files that are ignored must not
+    /// come here.
+    pub(super) fn file(
+        &mut self,
+        kind: DataFile,
+        file: &SourceFile<'_>,
+        reader: &mut dyn Read,
+        sink: &mut dyn ImportSink,
+    ) -> Result<(), ImportError> {
+        match kind {
+            DataFile::Relation {
+                relation,
+                fork,
+                segment,
+            } => self.relation(relation, fork, segment, file, reader, sink)?,
+            DataFile::Slru { slru, segment } => self.slru(slru, segment, file, reader, sink)?,
+            DataFile::RelationMap {
+                database,
+                tablespace,
+            } => {
+                let content = self.small(file, reader)?;
+                let key = PostgresKey::RelationMap {
+                    database,
+                    tablespace,
+                };
+                put(sink, key, &content)?;
+            }
+            DataFile::DatabaseVersion {
+                database,
+                tablespace,
+            } => {
+                self.version_file(file, reader)?;
+                self.databases.insert((database, tablespace), true);
+            }
+            DataFile::ClusterVersion => self.version_file(file, reader)?,
+            DataFile::ControlFile => self.control = Some(self.small(file, reader)?),
+            DataFile::TwoPhase { xid } => {
+                let key = |chunk| PostgresKey::TwoPhase { xid, chunk };
+                self.chunks(file, reader, sink, key)?;
+            }
+            DataFile::Plain => self.plain(file, reader, sink)?,
+            DataFile::Incremental => {
+                return Err(malformed(
+                    file.path,
+                    "part of an incremental backup; combine it first (pg_combinebackup)",
+                ));
+            }
+            DataFile::BackupLabel
+            | DataFile::TablespaceMap
+            | DataFile::Wal { .. }
+            | DataFile::Ignored(_) => unreachable!("not a file of the cluster's state"),
+        }
+        sink.progress(self.file_bytes).map_err(ImportError::Sink)
+    }
+
+    /// Puts what is known only at the end. `stop` comes from WAL that was quiet.
+    pub(super) fn finish(
+        mut self,
+        stop: Lsn,
+        sink: &mut dyn ImportSink,
+    ) -> Result<ImportSummary, ImportError> {
+        if let Some(damaged) = self.suspect.take() {
+            return Err(damaged);
+        }
+        let bytes = self.control.take();
+        let bytes = bytes.ok_or_else(|| ImportError::Missing("global/pg_control".to_owned()))?;
+        let control = ControlFile::decode(&bytes)?;
+        self.compare_with_start(&control)?;
+        put(sink, PostgresKey::ControlFile, &bytes)?;
+        let checkpoint = control.checkpoint.encode();
+        put(sink, PostgresKey::CheckpointState, &checkpoint)?;
+        for ((database, tablespace), is_own_tablespace) in &self.databases {
+            let key = PostgresKey::DatabaseDirectory {
+                database: *database,
+                tablespace: *tablespace,
+            };
+            let is_own_tablespace = *is_own_tablespace;
+            put(sink, key, &DatabaseDirectory { is_own_tablespace }.encode())?;
+        }
+        let relation_forks = self.put_sizes(sink)?;
+        let facts = BackupFacts {
+            system_identifier: self.start.system_identifier,
+            postgres_major: self.start.postgres_major.into(),
+            timeline: self.start.timeline,
+            start_lsn: self.start.start_lsn,
+            stop_lsn: stop,
+            wal_segment_bytes: self.start.wal_segment_bytes,
+            data_checksum_version: control.data_checksum_version,
+        };
+        put(sink, PostgresKey::BackupFacts, &facts.encode())?;
+        let own = self.databases.values().filter(|is_own| **is_own).count();
+        Ok(ImportSummary {
+            start: self.start,
+            stop_lsn: stop,
+            file_bytes: self.file_bytes,
+            relation_pages: self.relation_pages,
+            relation_forks,
+            databases: own as u64,
+        })
+    }
+
+    fn relation(
+        &mut self,
+        relation: Relation,
+        fork: Fork,
+        segment: u32,
+        file: &SourceFile<'_>,
+        reader: &mut dyn Read,
+        sink: &mut dyn ImportSink,
+    ) -> Result<(), ImportError> {
+        let blocks = u32::try_from(file.length / PAGE_BYTES as u64)
+            .ok()
+            .filter(|blocks| *blocks <= SEGMENT_BLOCKS)
+            .ok_or_else(|| malformed(file.path, "longer than a segment of 1 GiB"))?;
+        let first = segment
+            .checked_mul(SEGMENT_BLOCKS)
+            .filter(|first| first.checked_add(blocks).is_some())
+            .ok_or_else(|| malformed(file.path, "its blocks have numbers beyond 32 bits"))?;
+        if relation.database != 0 {
+            let directory = (relation.database, relation.tablespace);
+            self.databases.entry(directory).or_insert(false);
+        }
+        self.segments.insert((relation, fork, segment), blocks);
+        self.relation_pages += u64::from(blocks);
+        let mut block = first;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut left = u64::from(blocks) * PAGE_BYTES as u64;
+        while left > 0 {
+            let part = fill(&mut buffer, left, file, reader)?;
+            for page in part.chunks_exact(PAGE_BYTES) {
+                let page: &[u8; PAGE_BYTES] = page.try_into().expect("chunks of a page");
+                if self.start.has_data_checksums {
+                    self.verify(page, block, file)?;
+                }
+                let key = PostgresKey::Block {
+                    relation,
+                    fork,
+                    block,
+                };
+                put(sink, key, page)?;
+                block += 1;
+            }
+            left -= part.len() as u64;
+            self.file_bytes += part.len() as u64;
+            sink.progress(self.file_bytes).map_err(ImportError::Sink)?;
+        }
+        self.buffer = buffer;
+        let piece = file.length % PAGE_BYTES as u64;
+        if piece > 0 {
+            tracing::warn!(
+                file = file.path,
+                piece,
+                "a piece of a block at the end of the file does not count"
+            );
+            self.file_bytes += piece;
+            discard(piece, file, reader)?;
+        }
+        Ok(())
+    }
+
+    fn verify(
+        &mut self,
+        page: &[u8; PAGE_BYTES],
+        block: u32,
+        file: &SourceFile<'_>,
+    ) -> Result<(), ImportError> {
+        let stored = u16_at(page, 8).expect("within the page");
+        let computed = page::page_checksum(page, block);
+        if stored == computed || page::is_zero(page) {
+            return Ok(());
+        }
+        let high = u32_at(page, 0).expect("within the page");
+        let low = u32_at(page, 4).expect("within the page");
+        let lsn = Lsn(u64::from(high) << 32 | u64::from(low));
+        let damaged = ImportError::CorruptPage {
+            file: file.path.to_owned(),
+            block,
+            lsn,
+            stored,
+            computed,
+        };
+        if lsn < self.start.start_lsn {
+            return Err(damaged);
+        }
+        self.suspect.get_or_insert(damaged);
+        Ok(())
+    }
+
+    fn slru(
+        &mut self,
+        slru: Slru,
+        segment: u64,
+        file: &SourceFile<'_>,
+        reader: &mut dyn Read,
+        sink: &mut dyn ImportSink,
+    ) -> Result<(), ImportError> {
+        let pages = u32::try_from(file.length / PAGE_BYTES as u64)
+            .ok()
+            .filter(|pages| *pages <= SLRU_SEGMENT_PAGES)
+            .filter(|_| file.length.is_multiple_of(PAGE_BYTES as u64))
+            .ok_or_else(|| malformed(file.path, "not a segment of at most 32 pages of 8 KiB"))?;
+        let content = self.small(file, reader)?;
+        for (block, page) in (0u32..).zip(content.chunks_exact(PAGE_BYTES)) {
+            let key = PostgresKey::SlruPage {
+                slru,
+                segment,
+                block,
+            };
+            put(sink, key, page)?;
+        }
+        let key = PostgresKey::SlruSegment { slru, segment };
+        put(sink, key, &SlruSegment { pages }.encode())
+    }
+
+    fn plain(
+        &mut self,
+        file: &SourceFile<'_>,
+        reader: &mut dyn Read,
+        sink: &mut dyn ImportSink,
+    ) -> Result<(), ImportError> {
+        let path_hash = path_hash(file.path);
+        if let Some(other) = self.plain_paths.insert(path_hash, file.path.to_owned()) {
+            return Err(malformed(
+                file.path,
+                &format!("comes twice, or has the same hash as {other}: rename one of them"),
+            ));
+        }
+        let value = PlainFile {
+            length: file.length,
+            mode: file.mode & 0o7777,
+            path: file.path.to_owned(),
+        };
+        let encoded = value.encode();
+        if encoded.len() > PAGE_BYTES {
+            return Err(malformed(file.path, "the path is too long"));
+        }
+        put(sink, PostgresKey::PlainFile { path_hash }, &encoded)?;
+        let key = |chunk| PostgresKey::PlainFileChunk { path_hash, chunk };
+        self.chunks(file, reader, sink, key)
+    }
+
+    fn chunks(
+        &mut self,
+        file: &SourceFile<'_>,
+        reader: &mut dyn Read,
+        sink: &mut dyn ImportSink,
+        key: impl Fn(u32) -> PostgresKey,
+    ) -> Result<(), ImportError> {
+        let mut left = file.length;
+        for chunk in 0u32.. {
+            let bytes = left.min(CHUNK_BYTES as u64);
+            let part = fill(&mut self.buffer[..CHUNK_BYTES], bytes, file, reader)?;
+            put(sink, key(chunk), part)?;
+            left -= bytes;
+            self.file_bytes += bytes;
+            if bytes < CHUNK_BYTES as u64 {
+                return Ok(());
+            }
+        }
+        Err(malformed(file.path, "longer than 32 TiB"))
+    }
+
+    /// A whole file that is at most [`SMALL_FILE_BYTES_MAX`] long.
+    fn small(
+        &mut self,
+        file: &SourceFile<'_>,
+        reader: &mut dyn Read,
+    ) -> Result<Vec<u8>, ImportError> {
+        let length = usize::try_from(file.length)
+            .ok()
+            .filter(|length| *length <= SMALL_FILE_BYTES_MAX)
+            .ok_or_else(|| malformed(file.path, "too long for what it is"))?;
+        let mut content = vec![0; length];
+        fill(&mut content, file.length, file, reader)?;
+        self.file_bytes += file.length;
+        let limit = match file.path.rsplit('/').next() {
+            Some("pg_filenode.map") => PAGE_BYTES,
+            Some("pg_control") => CONTROL_FILE_BYTES,
+            _ => SMALL_FILE_BYTES_MAX,
+        };
+        if length > limit {
+            return Err(malformed(file.path, "too long for what it is"));
+        }
+        Ok(content)
+    }
+
+    fn version_file(
+        &mut self,
+        file: &SourceFile<'_>,
+        reader: &mut dyn Read,
+    ) -> Result<(), ImportError> {
+        let content = self.small(file, reader)?;
+        let found = String::from_utf8_lossy(&content).trim().to_owned();
+        if found == self.start.postgres_major.to_string() {
+            return Ok(());
+        }
+        Err(ImportError::VersionFile {
+            file: file.path.to_owned(),
+            found,
+            wanted: self.start.postgres_major,
+        })
+    }
+
+    fn compare_with_start(&self, control: &ControlFile) -> Result<(), ImportError> {
+        let start = &self.start;
+        let same = start.system_identifier == control.system_identifier
+            && start.postgres_major == control.postgres_major
+            && start.wal_segment_bytes == control.wal_segment_bytes
+            && start.has_data_checksums == control.has_data_checksums();
+        if same {
+            return Ok(());
+        }
+        Err(malformed(
+            "global/pg_control",
+            "contradicts what the source said at the beginning of the import",
+        ))
+    }
+
+    fn put_sizes(&self, sink: &mut dyn ImportSink) -> Result<u64, ImportError> {
+        let mut forks = 0;
+        let mut segments = self.segments.iter().peekable();
+        while let Some(((relation, fork, first), first_blocks)) = segments.next() {
+            let missing = |segment: u32| {
+                let suffix = fork.suffix();
+                ImportError::Missing(format!("segment {segment} of {relation}{suffix}"))
+            };
+            if *first != 0 {
+                return Err(missing(0));
+            }
+            let mut blocks = *first_blocks;
+            let mut last = (0, *first_blocks);
+            while let Some(((_, _, segment), more)) =
+                segments.next_if(|((r, f, _), _)| (r, f) == (relation, fork))
+            {
+                if *segment != last.0 + 1 {
+                    return Err(missing(last.0 + 1));
+                }
+                // Truncation leaves empty segments behind; blocks in them would be unreachable.
+                if last.1 < SEGMENT_BLOCKS && *more > 0 {
+                    let path = format!("segment {} of {relation}{}", last.0, fork.suffix());
+                    return Err(malformed(&path, "not full, and another follows"));
+                }
+                blocks += more;
+                last = (*segment, *more);
+            }
+            let (relation, fork) = (*relation, *fork);
+            let value = RelationSize {
+                blocks,
+                generation: Lsn::INVALID,
+            };
+            put(
+                sink,
+                PostgresKey::RelationSize { relation, fork },
+                &value.encode(),
+            )?;
+            forks += 1;
+        }
+        Ok(forks)
+    }
+}
+
+/// Whether files of this kind are state of the cluster and go to [`ClusterFiles::file`].
+pub(super) fn is_state(kind: &DataFile) -> bool {
+    !matches!(
+        kind,
+        DataFile::BackupLabel
+            | DataFile::TablespaceMap
+            | DataFile::Wal { .. }
+            | DataFile::Ignored(_)
+    )
+}
+
+fn put(sink: &mut dyn ImportSink, key: PostgresKey, value: &[u8]) -> Result<(), ImportError> {
+    sink.put(key.encode(), value).map_err(ImportError::Sink)
+}
+
+/// Fills the front of `buffer` with the next bytes of the file, `left` of them if there is room.
+fn fill<'b>(
+    buffer: &'b mut [u8],
+    left: u64,
+    file: &SourceFile<'_>,
+    reader: &mut dyn Read,
+) -> Result<&'b [u8], ImportError> {
+    let bytes = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+    let part = &mut buffer[..bytes];
+    reader
+        .read_exact(part)
+        .map_err(|error| malformed(file.path, &error.to_string()))?;
+    Ok(part)
+}
+
+fn discard(bytes: u64, file: &SourceFile<'_>, reader: &mut dyn Read) -> Result<(), ImportError> {
+    std::io::copy(&mut reader.take(bytes), &mut std::io::sink())
+        .map(|_| ())
+        .map_err(|error| malformed(file.path, &error.to_string()))
+}
+
+fn malformed(path: &str, reason: &str) -> ImportError {
+    ImportError::MalformedFile {
+        file: path.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// Read at once; a multiple of a page.
+const BUFFER_BYTES: usize = 64 * PAGE_BYTES;
+const SLRU_SEGMENT_PAGES: u32 = 32;
+const SMALL_FILE_BYTES_MAX: usize = 32 * PAGE_BYTES;

@@ -1,0 +1,213 @@
+//! A cluster as a stream of key versions, from a running server, a stopped data directory, or a backup tar.
+//!
+//! All sources speak to one [`ImportSink`], in one order: `begin` once, then pages and state in the order of the
+//! source's files (each key exactly once, in no particular order of keys), WAL, and at the end sizes and listings.
+//! Code here blocks on files and sockets and wants a thread of its own. Memory: buffers of fixed size, and about a
+//! hundred bytes per file of the cluster; nothing grows with the files' length.
+//!
+//! Versions belong at the start LSN of the backup, where redo of its WAL will begin one day; the branch is readable
+//! from the stop LSN on.
+//!
+//! What is refused: a cluster of another version or build, a directory that was not shut down, a backup whose WAL
+//! is missing or changes anything ([`QuietCheck`](crate::wal::QuietCheck)), a page whose checksum is wrong.
+
+mod cluster_files;
+mod data_directory;
+mod wal_stretch;
+
+use std::path::{Path, PathBuf};
+
+use engine::types::{Key, Lsn};
+
+use crate::control_file::{ClusterState, ControlFileError};
+use crate::wal::{Change, WalError};
+
+/// Where a cluster comes from.
+#[derive(Clone, Debug)]
+pub enum ImportSource {
+    /// The data directory of a cluster that was shut down.
+    DataDirectory(PathBuf),
+}
+
+/// What is known before the first page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ImportStart {
+    /// Names the cluster.
+    pub system_identifier: u64,
+    /// Major version of Postgres, 15 to 18.
+    pub postgres_major: u16,
+    /// Timeline of the cluster.
+    pub timeline: u32,
+    /// LSN of all versions that follow: redo would begin here.
+    pub start_lsn: Lsn,
+    /// Bytes of a WAL segment file.
+    pub wal_segment_bytes: u32,
+    /// Whether pages carry checksums, which are verified.
+    pub has_data_checksums: bool,
+    /// Bytes that the source's files have, for progress; an estimate where the cluster is at work.
+    pub total_bytes: Option<u64>,
+}
+
+/// What is known at the end of a successful import.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ImportSummary {
+    /// As at the beginning.
+    pub start: ImportStart,
+    /// The branch is readable from here on; never below the start.
+    pub stop_lsn: Lsn,
+    /// Bytes of the source's files.
+    pub file_bytes: u64,
+    /// Pages of relations (all forks).
+    pub relation_pages: u64,
+    /// Forks of relations.
+    pub relation_forks: u64,
+    /// Databases, templates included.
+    pub databases: u64,
+}
+
+/// Any error of whoever takes the versions; ends the import.
+pub type SinkError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Takes what an import finds. An error from any call ends the import, which returns it in
+/// [`ImportError::Sink`]: that is also the way to cancel one.
+pub trait ImportSink {
+    /// Called once, before anything else.
+    /// # Errors
+    /// Ends the import.
+    fn begin(&mut self, start: &ImportStart) -> Result<(), SinkError>;
+
+    /// A value, at most 8,192 bytes, of a key that was not put before.
+    /// # Errors
+    /// Ends the import.
+    fn put(&mut self, key: Key, value: &[u8]) -> Result<(), SinkError>;
+
+    /// The next bytes of WAL: without gaps from the WAL page (8 KiB) that holds the start LSN to the stop LSN.
+    /// # Errors
+    /// Ends the import.
+    fn wal(&mut self, at: Lsn, bytes: &[u8]) -> Result<(), SinkError>;
+
+    /// So many bytes of the source's files have been read; called after each file and within long ones.
+    /// # Errors
+    /// Ends the import.
+    fn progress(&mut self, file_bytes_done: u64) -> Result<(), SinkError>;
+}
+
+impl ImportSource {
+    /// Imports the cluster into `sink`; blocks until all of it went there. If it fails, or the sink ends it, nothing
+    /// of the source was changed and it can be run again.
+    /// # Errors
+    /// See [`ImportError`].
+    pub fn import(&self, sink: &mut dyn ImportSink) -> Result<ImportSummary, ImportError> {
+        match self {
+            ImportSource::DataDirectory(path) => data_directory::import(path, sink),
+        }
+    }
+}
+
+/// Why a cluster was not imported.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The operating system refused.
+    #[error("{}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not a data directory.
+    #[error("{} is not a data directory of PostgreSQL: it has no {missing}", path.display())]
+    NotDataDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What is missing.
+        missing: &'static str,
+    },
+    /// A server owns the directory.
+    #[error(
+        "{} is in use, or its server crashed: postmaster.pid exists; stop the server (pg_ctl stop -m fast), or import the running server by its connection string", path.display()
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Not shut down cleanly.
+    #[error(
+        "the cluster was not shut down: its control file says {state:?} ({state}), wanted \"shut down\"; start it and stop it with pg_ctl stop -m fast"
+    )]
+    NotShutDown {
+        /// What the control file says.
+        state: ClusterState,
+    },
+    /// A restored base backup that was never started.
+    #[error(
+        "{} holds a base backup that was never started (backup_label exists): start and stop a server on it first", path.display()
+    )]
+    UnstartedBackup {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Unreadable, of another version or another build.
+    #[error(transparent)]
+    ControlFile(#[from] ControlFileError),
+    /// The version file contradicts the control file.
+    #[error("{file} says version {found:?}, the cluster is of {wanted}")]
+    VersionFile {
+        /// Which.
+        file: String,
+        /// Its content.
+        found: String,
+        /// From the control file.
+        wanted: u16,
+    },
+    /// A page is damaged.
+    #[error(
+        "{file}: page of block {block} is damaged: its checksum is {stored:04x}, its content has {computed:04x} (page lsn {lsn})"
+    )]
+    CorruptPage {
+        /// File of the source.
+        file: String,
+        /// Block in the fork, across segment files.
+        block: u32,
+        /// LSN as the page has it.
+        lsn: Lsn,
+        /// Checksum in the page.
+        stored: u16,
+        /// Checksum of the page.
+        computed: u16,
+    },
+    /// A file has not the shape its kind has.
+    #[error("{file}: {reason}")]
+    MalformedFile {
+        /// File of the source.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Something every cluster has is not there.
+    #[error("the source has no {0}")]
+    Missing(String),
+    /// WAL changes something between start and stop.
+    #[error(
+        "the cluster was at work while it was backed up: {0}; stop the writers, run VACUUM and CHECKPOINT, and import again"
+    )]
+    NotQuiet(Change),
+    /// WAL of the backup does not reach its stop.
+    #[error("the WAL of the backup, from {start}, does not reach its end")]
+    Wal {
+        /// Where it starts.
+        start: Lsn,
+        /// Where and why it stops.
+        source: WalError,
+    },
+    /// The sink refused or cancelled.
+    #[error("import stopped")]
+    Sink(#[source] SinkError),
+}
+
+impl ImportError {
+    fn file(path: &Path) -> impl FnOnce(std::io::Error) -> ImportError {
+        let path = path.to_owned();
+        move |source| ImportError::File { path, source }
+    }
+}

@@ -1,0 +1,498 @@
+//! Engine keys of Postgres's pages and state, layout 1. Written and read only by this module.
+//!
+//! A key is a kind byte and fields, **big-endian** (so that the order of keys is the order of blocks), padded with
+//! zeros to 24 bytes. There is no version byte: a layout that has to change takes a new kind, and a kind's layout is
+//! for ever.
+//!
+//! | kind | key                   | fields behind the kind byte (bytes)                                | value |
+//! |-----:|-----------------------|--------------------------------------------------------------------|-------|
+//! |    0 | block of a relation   | tablespace (4), database (4), relation (4), fork (1), block (4)     | the page, 8,192 bytes |
+//! |    1 | size of a fork        | database (4), tablespace (4), relation (4), fork (1)                | [`RelationSize`] |
+//! |    2 | relation map          | database (4), tablespace (4)                                        | the file `pg_filenode.map` |
+//! |    3 | database directory    | database (4), tablespace (4)                                        | [`DatabaseDirectory`] |
+//! |    4 | tablespace            | tablespace (4)                                                      | [`Tablespace`] |
+//! |    5 | page of an SLRU       | SLRU (1), segment (8), block in the segment (4)                     | the page, 8,192 bytes |
+//! |    6 | segment of an SLRU    | SLRU (1), segment (8)                                               | [`SlruSegment`] |
+//! |    7 | two-phase file        | transaction id (8), chunk (4)                                       | a chunk |
+//! |    8 | control file          |                                                                     | the file `pg_control` |
+//! |    9 | checkpoint state      |                                                                     | [`CheckpointState`] |
+//! |   10 | plain file            | hash of the path (8)                                                | [`PlainFile`] |
+//! |   11 | chunk of a plain file | hash of the path (8), chunk (4)                                     | a chunk |
+//! |   12 | backup facts          |                                                                     | [`BackupFacts`] |
+//!
+//! Relations are named by what their files are called (relfilenode), shared ones live in tablespace 1664 and database
+//! 0, and the default tablespace is 1663, as in Postgres's own WAL. Kinds 1 to 3 begin with the database, so the sizes
+//! of all relations of one database are neighbours: listing a database, or adding up its size, is one range; no
+//! directory of relations exists anywhere as one value.
+//!
+//! Chunks are 8,192 bytes; the last chunk of a file is shorter, empty if the length is a multiple. So a reader
+//! knows the end, and a file that shrank does not show chunks of its former life.
+//!
+//! [`RelationSize`]: crate::value::RelationSize
+//! [`DatabaseDirectory`]: crate::value::DatabaseDirectory
+//! [`Tablespace`]: crate::value::Tablespace
+//! [`SlruSegment`]: crate::value::SlruSegment
+//! [`CheckpointState`]: crate::value::CheckpointState
+//! [`PlainFile`]: crate::value::PlainFile
+//! [`BackupFacts`]: crate::value::BackupFacts
+
+use std::fmt;
+
+use engine::types::{KEY_BYTES, Key};
+
+/// The tablespace of what is in `base/`.
+pub const DEFAULT_TABLESPACE: u32 = 1663;
+
+/// The tablespace of what is in `global/`; its relations belong to database 0.
+pub const GLOBAL_TABLESPACE: u32 = 1664;
+
+/// Bytes of each chunk of a file but the last.
+pub const CHUNK_BYTES: usize = 8192;
+
+/// A relation, named as its files are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Relation {
+    /// Tablespace oid.
+    pub tablespace: u32,
+    /// Database oid; 0 for shared relations.
+    pub database: u32,
+    /// File number (relfilenode); never 0.
+    pub number: u32,
+}
+
+impl fmt::Display for Relation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.tablespace, self.database, self.number)
+    }
+}
+
+/// A fork of a relation, numbered as Postgres does.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Fork {
+    /// The rows, or the index.
+    Main,
+    /// Free space map.
+    FreeSpaceMap,
+    /// Visibility map.
+    VisibilityMap,
+    /// What an unlogged relation is reset to.
+    Init,
+}
+
+impl Fork {
+    /// All forks, in the order of their numbers.
+    pub const ALL: [Fork; 4] = [
+        Fork::Main,
+        Fork::FreeSpaceMap,
+        Fork::VisibilityMap,
+        Fork::Init,
+    ];
+
+    /// The fork's number in keys, WAL and protocols.
+    pub fn number(self) -> u8 {
+        match self {
+            Fork::Main => 0,
+            Fork::FreeSpaceMap => 1,
+            Fork::VisibilityMap => 2,
+            Fork::Init => 3,
+        }
+    }
+
+    /// The fork with this number.
+    pub fn from_number(number: u8) -> Option<Fork> {
+        Fork::ALL.get(usize::from(number)).copied()
+    }
+
+    /// What file names carry behind the relation's number.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Fork::Main => "",
+            Fork::FreeSpaceMap => "_fsm",
+            Fork::VisibilityMap => "_vm",
+            Fork::Init => "_init",
+        }
+    }
+}
+
+/// A family of SLRU files that is state.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Slru {
+    /// `pg_xact`: commit status of transactions.
+    Clog,
+    /// `pg_multixact/members`.
+    MultixactMembers,
+    /// `pg_multixact/offsets`.
+    MultixactOffsets,
+    /// `pg_commit_ts`.
+    CommitTimestamps,
+}
+
+impl Slru {
+    /// All SLRUs, in the order of their numbers.
+    pub const ALL: [Slru; 4] = [
+        Slru::Clog,
+        Slru::MultixactMembers,
+        Slru::MultixactOffsets,
+        Slru::CommitTimestamps,
+    ];
+
+    /// The number in keys; the first three are also the pagestream protocol's.
+    pub fn number(self) -> u8 {
+        match self {
+            Slru::Clog => 0,
+            Slru::MultixactMembers => 1,
+            Slru::MultixactOffsets => 2,
+            Slru::CommitTimestamps => 3,
+        }
+    }
+
+    /// The SLRU with this number.
+    pub fn from_number(number: u8) -> Option<Slru> {
+        Slru::ALL.get(usize::from(number)).copied()
+    }
+
+    /// Its folder in a data directory.
+    pub fn directory(self) -> &'static str {
+        match self {
+            Slru::Clog => "pg_xact",
+            Slru::MultixactMembers => "pg_multixact/members",
+            Slru::MultixactOffsets => "pg_multixact/offsets",
+            Slru::CommitTimestamps => "pg_commit_ts",
+        }
+    }
+}
+
+/// What a key of the layout above means.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum PostgresKey {
+    /// A block of a fork.
+    Block {
+        /// The relation.
+        relation: Relation,
+        /// Its fork.
+        fork: Fork,
+        /// Number of the block in the fork, across segment files.
+        block: u32,
+    },
+    /// How many blocks a fork has; exists exactly if the fork does.
+    RelationSize {
+        /// The relation.
+        relation: Relation,
+        /// Its fork.
+        fork: Fork,
+    },
+    /// The map of a database's (or, for database 0, the shared) catalogs to files.
+    RelationMap {
+        /// Database oid, or 0.
+        database: u32,
+        /// Tablespace of the database.
+        tablespace: u32,
+    },
+    /// A database has a directory in a tablespace.
+    DatabaseDirectory {
+        /// Database oid.
+        database: u32,
+        /// Tablespace oid.
+        tablespace: u32,
+    },
+    /// A tablespace made by a user.
+    Tablespace {
+        /// Its oid.
+        tablespace: u32,
+    },
+    /// A page of an SLRU.
+    SlruPage {
+        /// Which SLRU.
+        slru: Slru,
+        /// Number of the segment file.
+        segment: u64,
+        /// Page in the segment, below 32.
+        block: u32,
+    },
+    /// How many pages an SLRU segment has; exists exactly if the segment file does.
+    SlruSegment {
+        /// Which SLRU.
+        slru: Slru,
+        /// Number of the segment file.
+        segment: u64,
+    },
+    /// A part of the state of a prepared transaction.
+    TwoPhase {
+        /// Transaction id; with its epoch from Postgres 17 on.
+        xid: u64,
+        /// Number of the chunk.
+        chunk: u32,
+    },
+    /// `global/pg_control`.
+    ControlFile,
+    /// The counters of the last checkpoint.
+    CheckpointState,
+    /// Path, mode and length of a file that is kept as it is.
+    PlainFile {
+        /// [`path_hash`] of its path.
+        path_hash: u64,
+    },
+    /// A part of such a file.
+    PlainFileChunk {
+        /// [`path_hash`] of its path.
+        path_hash: u64,
+        /// Number of the chunk.
+        chunk: u32,
+    },
+    /// What the backup said of itself.
+    BackupFacts,
+}
+
+impl PostgresKey {
+    /// The engine key.
+    pub fn encode(self) -> Key {
+        let mut writer = FieldWriter::default();
+        writer.put(&[self.kind()]);
+        match self {
+            PostgresKey::Block {
+                relation,
+                fork,
+                block,
+            } => {
+                writer.u32(relation.tablespace);
+                writer.u32(relation.database);
+                writer.u32(relation.number);
+                writer.put(&[fork.number()]);
+                writer.u32(block);
+            }
+            PostgresKey::RelationSize { relation, fork } => {
+                writer.u32(relation.database);
+                writer.u32(relation.tablespace);
+                writer.u32(relation.number);
+                writer.put(&[fork.number()]);
+            }
+            PostgresKey::RelationMap {
+                database,
+                tablespace,
+            }
+            | PostgresKey::DatabaseDirectory {
+                database,
+                tablespace,
+            } => {
+                writer.u32(database);
+                writer.u32(tablespace);
+            }
+            PostgresKey::Tablespace { tablespace } => writer.u32(tablespace),
+            PostgresKey::SlruPage {
+                slru,
+                segment,
+                block,
+            } => {
+                writer.put(&[slru.number()]);
+                writer.u64(segment);
+                writer.u32(block);
+            }
+            PostgresKey::SlruSegment { slru, segment } => {
+                writer.put(&[slru.number()]);
+                writer.u64(segment);
+            }
+            PostgresKey::TwoPhase { xid, chunk } => {
+                writer.u64(xid);
+                writer.u32(chunk);
+            }
+            PostgresKey::PlainFile { path_hash } => writer.u64(path_hash),
+            PostgresKey::PlainFileChunk { path_hash, chunk } => {
+                writer.u64(path_hash);
+                writer.u32(chunk);
+            }
+            PostgresKey::ControlFile | PostgresKey::CheckpointState | PostgresKey::BackupFacts => {}
+        }
+        Key(writer.bytes)
+    }
+
+    /// What `key` means; `None` if it is not of this layout: an unknown kind, fork or SLRU, or padding that is
+    /// not zeros.
+    pub fn decode(key: &Key) -> Option<PostgresKey> {
+        let mut reader = FieldReader {
+            bytes: &key.0,
+            at: 0,
+        };
+        let [kind] = reader.take()?;
+        let decoded = match kind {
+            0 => PostgresKey::Block {
+                relation: Relation {
+                    tablespace: reader.u32()?,
+                    database: reader.u32()?,
+                    number: reader.u32()?,
+                },
+                fork: reader.fork()?,
+                block: reader.u32()?,
+            },
+            1 => {
+                let database = reader.u32()?;
+                let tablespace = reader.u32()?;
+                PostgresKey::RelationSize {
+                    relation: Relation {
+                        tablespace,
+                        database,
+                        number: reader.u32()?,
+                    },
+                    fork: reader.fork()?,
+                }
+            }
+            2 => PostgresKey::RelationMap {
+                database: reader.u32()?,
+                tablespace: reader.u32()?,
+            },
+            3 => PostgresKey::DatabaseDirectory {
+                database: reader.u32()?,
+                tablespace: reader.u32()?,
+            },
+            4 => PostgresKey::Tablespace {
+                tablespace: reader.u32()?,
+            },
+            5 => PostgresKey::SlruPage {
+                slru: reader.slru()?,
+                segment: reader.u64()?,
+                block: reader.u32()?,
+            },
+            6 => PostgresKey::SlruSegment {
+                slru: reader.slru()?,
+                segment: reader.u64()?,
+            },
+            7 => PostgresKey::TwoPhase {
+                xid: reader.u64()?,
+                chunk: reader.u32()?,
+            },
+            8 => PostgresKey::ControlFile,
+            9 => PostgresKey::CheckpointState,
+            10 => PostgresKey::PlainFile {
+                path_hash: reader.u64()?,
+            },
+            11 => PostgresKey::PlainFileChunk {
+                path_hash: reader.u64()?,
+                chunk: reader.u32()?,
+            },
+            12 => PostgresKey::BackupFacts,
+            _ => return None,
+        };
+        let padding = key.0.get(reader.at..)?;
+        padding.iter().all(|b| *b == 0).then_some(decoded)
+    }
+
+    /// The lowest and the highest key that a size of a relation of `database` can have: what to scan for the
+    /// database's relations.
+    pub fn relation_sizes_of(database: u32) -> (Key, Key) {
+        Self::range_of(1, &database.to_be_bytes())
+    }
+
+    /// The lowest and highest key of the directories of `database` in tablespaces: empty if it does not exist.
+    pub fn directories_of(database: u32) -> (Key, Key) {
+        Self::range_of(3, &database.to_be_bytes())
+    }
+
+    /// The lowest and highest key of directories of databases: what to scan for all databases.
+    pub fn all_database_directories() -> (Key, Key) {
+        Self::range_of(3, &[])
+    }
+
+    /// The lowest and highest key of the segments of `slru`.
+    pub fn segments_of(slru: Slru) -> (Key, Key) {
+        Self::range_of(6, &[slru.number()])
+    }
+
+    /// The lowest and highest key of plain files: their listing.
+    pub fn all_plain_files() -> (Key, Key) {
+        Self::range_of(10, &[])
+    }
+
+    fn range_of(kind: u8, prefix: &[u8]) -> (Key, Key) {
+        let fill = |padding| {
+            let mut writer = FieldWriter {
+                bytes: [padding; KEY_BYTES],
+                at: 0,
+            };
+            writer.put(&[kind]);
+            writer.put(prefix);
+            Key(writer.bytes)
+        };
+        (fill(0), fill(0xff))
+    }
+
+    fn kind(self) -> u8 {
+        match self {
+            PostgresKey::Block { .. } => 0,
+            PostgresKey::RelationSize { .. } => 1,
+            PostgresKey::RelationMap { .. } => 2,
+            PostgresKey::DatabaseDirectory { .. } => 3,
+            PostgresKey::Tablespace { .. } => 4,
+            PostgresKey::SlruPage { .. } => 5,
+            PostgresKey::SlruSegment { .. } => 6,
+            PostgresKey::TwoPhase { .. } => 7,
+            PostgresKey::ControlFile => 8,
+            PostgresKey::CheckpointState => 9,
+            PostgresKey::PlainFile { .. } => 10,
+            PostgresKey::PlainFileChunk { .. } => 11,
+            PostgresKey::BackupFacts => 12,
+        }
+    }
+}
+
+/// FNV-1a, 64 bits, of the path as it is written in a data directory (`postgresql.conf`, `pg_logical/…`). Part
+/// of the key layout. Two paths of one cluster with one hash are refused by the import.
+pub fn path_hash(path: &str) -> u64 {
+    path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[derive(Default)]
+struct FieldWriter {
+    bytes: [u8; KEY_BYTES],
+    at: usize,
+}
+
+impl FieldWriter {
+    fn put(&mut self, field: &[u8]) {
+        let end = self.at + field.len();
+        self.bytes[self.at..end].copy_from_slice(field);
+        self.at = end;
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.put(&value.to_be_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.put(&value.to_be_bytes());
+    }
+}
+
+struct FieldReader<'a> {
+    bytes: &'a [u8; KEY_BYTES],
+    at: usize,
+}
+
+impl FieldReader<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let field = self.bytes.get(self.at..self.at + N)?.try_into().ok()?;
+        self.at += N;
+        Some(field)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_be_bytes)
+    }
+
+    fn fork(&mut self) -> Option<Fork> {
+        let [number] = self.take()?;
+        Fork::from_number(number)
+    }
+
+    fn slru(&mut self) -> Option<Slru> {
+        let [number] = self.take()?;
+        Slru::from_number(number)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

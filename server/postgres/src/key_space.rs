@@ -1,0 +1,157 @@
+//! Which partition and stripe each key belongs to: part of the stored format, the same for ever.
+//!
+//! | key                                   | stripe                                | hashed                                            |
+//! |---------------------------------------|---------------------------------------|---------------------------------------------------|
+//! | block of a relation                   | 1,024 blocks (8 MiB) of a fork        | 0, tablespace, database, relation, fork, block / 1024 |
+//! | size of a fork, relation map          | all of one database                   | 1, database                                       |
+//! | page of an SLRU                       | 32 segments (1,024 pages)             | 2, SLRU, segment / 32 (low half, high half)       |
+//! | all else, and keys of no known layout | all of the cluster                    | 3                                                 |
+//!
+//! The hash starts at 0 and takes one 32-bit word after the other: `hash = fmix64((hash ^ word) + GOLDEN)`, all
+//! wrapping, `fmix64` being MurmurHash3's 64-bit finalizer. The stripe is the hash itself (neighbours of different
+//! stripes differ but for a chance of 2^-64), the partition its upper half modulo 1,024.
+
+use engine::types::{Key, KeySpace, Partition};
+
+use crate::key::{PostgresKey, Relation};
+
+/// Blocks of a relation's fork that stay together in one partition.
+pub const STRIPE_BLOCKS: u32 = 1024;
+
+const STRIPE_SLRU_SEGMENTS: u64 = 32;
+
+/// Postgres's rules for [`KeySpace`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PostgresKeySpace;
+
+impl KeySpace for PostgresKeySpace {
+    fn partition(&self, key: &Key) -> Partition {
+        let upper = u32::try_from(self.stripe(key) >> 32).expect("32 bits are left");
+        Partition::of_hash(upper)
+    }
+
+    fn stripe(&self, key: &Key) -> u64 {
+        match PostgresKey::decode(key) {
+            Some(PostgresKey::Block {
+                relation:
+                    Relation {
+                        tablespace,
+                        database,
+                        number,
+                    },
+                fork,
+                block,
+            }) => hash_words([
+                0,
+                tablespace,
+                database,
+                number,
+                u32::from(fork.number()),
+                block / STRIPE_BLOCKS,
+            ]),
+            Some(PostgresKey::RelationSize {
+                relation: Relation { database, .. },
+                ..
+            })
+            | Some(PostgresKey::RelationMap { database, .. }) => hash_words([1, database]),
+            Some(PostgresKey::SlruPage { slru, segment, .. }) => {
+                let stripe = segment / STRIPE_SLRU_SEGMENTS;
+                let low = u32::try_from(stripe & 0xffff_ffff).expect("masked to 32 bits");
+                let high = u32::try_from(stripe >> 32).expect("32 bits are left");
+                hash_words([2, u32::from(slru.number()), low, high])
+            }
+            _ => hash_words([3]),
+        }
+    }
+}
+
+fn hash_words<const N: usize>(words: [u32; N]) -> u64 {
+    words.into_iter().fold(0, |hash: u64, word| {
+        let mut mixed = (hash ^ u64::from(word)).wrapping_add(GOLDEN);
+        mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        mixed ^ (mixed >> 33)
+    })
+}
+
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::key::{Fork, Slru};
+
+    fn block(number: u32, block: u32) -> Key {
+        PostgresKey::Block {
+            relation: Relation {
+                tablespace: 1663,
+                database: 5,
+                number,
+            },
+            fork: Fork::Main,
+            block,
+        }
+        .encode()
+    }
+
+    #[test]
+    fn neighbouring_blocks_share_a_stripe_exactly_within_1024_blocks() {
+        let space = PostgresKeySpace;
+        assert_eq!(
+            space.stripe(&block(16384, 0)),
+            space.stripe(&block(16384, 1023))
+        );
+        assert_ne!(
+            space.stripe(&block(16384, 1023)),
+            space.stripe(&block(16384, 1024))
+        );
+        assert_ne!(
+            space.stripe(&block(16384, 0)),
+            space.stripe(&block(16385, 0))
+        );
+        assert_eq!(
+            space.partition(&block(16384, 7)),
+            space.partition(&block(16384, 1000))
+        );
+    }
+
+    #[test]
+    fn stripes_of_one_relation_spread_over_the_partitions() {
+        let space = PostgresKeySpace;
+        let partitions: HashSet<_> = (0..1024)
+            .map(|stripe| space.partition(&block(16384, stripe * STRIPE_BLOCKS)))
+            .collect();
+        // A perfect hash would reach 1024 * (1 - 1/e) = 647 of them.
+        assert!(
+            (600..700).contains(&partitions.len()),
+            "{}",
+            partitions.len()
+        );
+    }
+
+    #[test]
+    fn small_keys_of_one_database_are_in_one_partition() {
+        let space = PostgresKeySpace;
+        let size = |database, number| {
+            let relation = Relation {
+                tablespace: 1663,
+                database,
+                number,
+            };
+            let fork = Fork::Main;
+            space.stripe(&PostgresKey::RelationSize { relation, fork }.encode())
+        };
+        assert_eq!(size(5, 1), size(5, 2));
+        assert_ne!(size(5, 1), size(6, 1));
+        let cluster = |key: PostgresKey| space.stripe(&key.encode());
+        assert_eq!(
+            cluster(PostgresKey::ControlFile),
+            cluster(PostgresKey::SlruSegment {
+                slru: Slru::Clog,
+                segment: 9
+            })
+        );
+    }
+}
