@@ -1,2 +1,42 @@
-//! Skeleton.
-fn main() {}
+//! `bench`: how fast the pageserver is, as ratios to what the machine could do at best, measured in the same run.
+//!
+//! Two baselines: the device ([`device`], the same reads by a plain ring) and the wire ([`wire`], the same answers
+//! without reading). Subjects: a server over pagestream ([`pagestream`]) and the engine embedded. [`rounds`] lets them
+//! take turns, [`counters`] asks the kernel what it cost, [`report`] says how it came out.
+#![forbid(unsafe_code)]
+
+mod access;
+mod clock;
+mod commands;
+mod counters;
+mod device;
+mod error;
+mod latency;
+mod options;
+mod pages;
+mod pagestream;
+mod report;
+mod rounds;
+mod schedule;
+mod wire;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    match commands::run(options::Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

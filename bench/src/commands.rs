@@ -1,0 +1,203 @@
+//! What each command lets compete, and what becomes of the result.
+
+use std::path::Path;
+
+use crate::clock;
+use crate::counters::Counters;
+use crate::device::{self, DeviceLoad};
+use crate::error::{Doing, Result};
+use crate::options::{
+    Command, DeviceOptions, LoadOptions, Options, PagestreamOptions, RunOptions, Shape, WireOptions,
+};
+use crate::pages::Check;
+use crate::pagestream::client::{self, Load, Locality, Target};
+use crate::pagestream::keyspace::{Keyspace, RelationSize};
+use crate::pagestream::session::Session;
+use crate::report::Report;
+use crate::report::header::Header;
+use crate::rounds::{Contestant, Series, Subject, interleave};
+use crate::wire::{self, EmptyServer};
+
+/// Runs the command and prints its result.
+///
+/// # Errors
+/// Why it could not be run.
+pub(crate) fn run(options: Options) -> Result<()> {
+    match options.command {
+        Command::Device(options) => run_device(&options),
+        Command::Wire(options) => run_wire(&options),
+        Command::Pagestream(options) => run_pagestream(&options),
+        Command::Compare { old, new } => {
+            let (old, new) = (Report::read(&old)?, Report::read(&new)?);
+            print!("{}", crate::report::compare::text(&old, &new));
+            Ok(())
+        }
+        Command::WireServer { cores } => wire::serve(cores),
+    }
+}
+
+fn run_device(options: &DeviceOptions) -> Result<()> {
+    let file = options
+        .data
+        .file
+        .as_deref()
+        .unwrap_or(Path::new("bench-data/device.bin"));
+    device::prepare(file, options.data.gib << 30)?;
+    let with_fio = device::fio_is_installed();
+    let mut series = Vec::new();
+    let started_ns = clock::now_ns();
+    for &depth in &options.depth {
+        let load = DeviceLoad {
+            depth,
+            read_bytes: options.read_bytes,
+            align_bytes: options.align_bytes.unwrap_or(options.read_bytes),
+            warm_up: options.run.warm_up,
+            measure: options.run.seconds,
+            seed: options.run.seed,
+        };
+        let group = format!("device, {} bytes", options.read_bytes);
+        let shape = depth.to_string();
+        let subject = |name, baseline| subject(&group, name, &shape, baseline);
+        let mut contestants: Vec<Contestant<'_>> = vec![(
+            subject("device", None),
+            Box::new(|| device::run(file, load)),
+        )];
+        if with_fio {
+            let fio = Box::new(|| device::run_fio(file, load));
+            contestants.push((subject("fio", Some("device")), fio));
+        }
+        series.extend(interleave(contestants, options.run.rounds, started_ns)?);
+    }
+    let mut notes = Vec::new();
+    if !with_fio {
+        notes.push("fio is not installed: the device baseline stands alone".to_owned());
+    }
+    finish(&options.run, &series, notes)
+}
+
+fn run_wire(options: &WireOptions) -> Result<()> {
+    let server = EmptyServer::start(options.cores.into())?;
+    let mut series = Vec::new();
+    let started_ns = clock::now_ns();
+    for &shape in &options.load.shapes {
+        let load = load(&options.load, &options.run, shape);
+        let subject = subject("wire", "wire", &shape.to_string(), None);
+        let contestants: Vec<Contestant<'_>> =
+            vec![(subject, Box::new(|| wire::run(&server, &load)))];
+        series.extend(interleave(contestants, options.run.rounds, started_ns)?);
+    }
+    finish(&options.run, &series, Vec::new())
+}
+
+fn run_pagestream(options: &PagestreamOptions) -> Result<()> {
+    let token = match &options.token_file {
+        None => None,
+        Some(path) => Some(
+            std::fs::read_to_string(path)
+                .doing(|| format!("read {}", path.display()))?
+                .trim()
+                .to_owned(),
+        ),
+    };
+    let mut keyspace = Keyspace::default();
+    if options.relations.is_empty() {
+        let (tenant, timeline) = (&options.tenant, &options.timeline);
+        keyspace = Keyspace::discover(&options.http, tenant, timeline, token.as_deref())?;
+    }
+    for &RelationSize(first, blocks) in &options.relations {
+        keyspace.push(first, blocks);
+    }
+    let target = Target {
+        addresses: options.address.clone(),
+        session: Session {
+            tenant: options.tenant.clone(),
+            timeline: options.timeline.clone(),
+            token,
+        },
+        stripe_blocks: options.stripe_blocks,
+    };
+    if let Some(file) = &options.data.file {
+        device::prepare(file, options.data.gib << 30)?;
+    }
+    let empty = match options.wire_cores {
+        None => None,
+        Some(cores) => Some(EmptyServer::start(cores.into())?),
+    };
+    let counters = Counters::new(options.pid, options.cache.as_deref());
+    let group = format!("pagestream, {}", options.load.access);
+    let mut series = Vec::new();
+    let started_ns = clock::now_ns();
+    for &shape in &options.load.shapes {
+        let load = Load {
+            locality: options.locality,
+            check: options.check,
+            ..load(&options.load, &options.run, shape)
+        };
+        let name = shape.to_string();
+        let mut contestants: Vec<Contestant<'_>> = Vec::new();
+        if let Some(file) = &options.data.file {
+            let load = DeviceLoad {
+                depth: shape.in_flight(),
+                read_bytes: 8192,
+                align_bytes: 8192,
+                warm_up: options.run.warm_up,
+                measure: options.run.seconds,
+                seed: options.run.seed,
+            };
+            let measure = Box::new(move || device::run(file, load));
+            contestants.push((subject(&group, "device", &name, None), measure));
+        }
+        if let Some(empty) = &empty {
+            let load = load.clone();
+            let measure = Box::new(move || wire::run(empty, &load));
+            contestants.push((subject(&group, "wire", &name, None), measure));
+        }
+        // The ratio is to the first baseline there is.
+        let baseline = contestants.first().map(|(first, _)| first.name.clone());
+        let measure = Box::new(|| client::run(&target, &keyspace, &load, &counters));
+        contestants.push((
+            subject(&group, "pagestream", &name, baseline.as_deref()),
+            measure,
+        ));
+        series.extend(interleave(contestants, options.run.rounds, started_ns)?);
+    }
+    finish(&options.run, &series, Vec::new())
+}
+
+/// The load of a shape, before what is particular to a subject.
+fn load(options: &LoadOptions, run: &RunOptions, shape: Shape) -> Load {
+    Load {
+        connections: shape.connections,
+        depth: shape.depth,
+        access: options.access,
+        rate: options.rate,
+        warm_up: run.warm_up,
+        measure: run.seconds,
+        locality: Locality::Any,
+        check: Check::None,
+        threads: options.threads,
+        seed: run.seed,
+        lsn: u64::MAX,
+        not_modified_since: 0,
+    }
+}
+
+fn subject(group: &str, name: &str, shape: &str, baseline: Option<&str>) -> Subject {
+    Subject {
+        group: group.to_owned(),
+        name: name.to_owned(),
+        shape: shape.to_owned(),
+        baseline: baseline.map(str::to_owned),
+    }
+}
+
+/// Prints the report, and writes it where it was asked to.
+fn finish(run: &RunOptions, series: &[Series], notes: Vec<String>) -> Result<()> {
+    let mut report = Report::new(Header::here(), series);
+    report.notes = notes;
+    if let Some(directory) = &run.out {
+        report.write(directory, series)?;
+    }
+    print!("{}", report.text());
+    Ok(())
+}
