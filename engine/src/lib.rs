@@ -13,8 +13,8 @@
 //! - `crypto`: seals, keys and who provides them.
 #![deny(unsafe_code)]
 
-pub mod cache;
 pub mod crypto;
 pub mod io;
+pub mod manifest;
 pub mod store;
 pub mod types;

@@ -1,0 +1,157 @@
+//! A branch as readers see it: opened once per process, shared by all cores.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::error::ManifestError;
+use super::key_tables::KeyTables;
+use super::nodes::fetch_node;
+use super::section::LayerSection;
+use super::snapshot::BranchFacts;
+use super::state::{FetchedLog, ManifestState};
+use crate::crypto::page_seal::{Dek, DekId, Opener};
+use crate::store::objects::Objects;
+use crate::types::{BranchId, Lsn, ObjectId, Partition, TenantId};
+
+/// A branch as of the manifest entry that was the last when it was opened. Holds the root of the last snapshot
+/// (at most 64 KiB), what changed since, and at most [`NODES_MAX`] nodes.
+pub struct Branch {
+    tenant: TenantId,
+    id: BranchId,
+    state: ManifestState,
+    keys: Arc<KeyTables>,
+    /// The nodes used last, newest at the back, each with its place in the root.
+    nodes: Mutex<VecDeque<(usize, Arc<Vec<LayerSection>>)>>,
+}
+
+impl Branch {
+    /// Opens a branch whose tenant's keys are open. Three dependent round trips, whatever its size: names of the
+    /// log, entries since the last snapshot, key tables.
+    pub async fn open<O: Objects>(
+        objects: &O,
+        keys: Arc<KeyTables>,
+        id: BranchId,
+    ) -> Result<Branch, ManifestError> {
+        let log = FetchedLog::fetch(objects, keys.tenant(), id).await?;
+        Branch::open_fetched(objects, keys, id, &log).await
+    }
+
+    pub(crate) async fn open_fetched<O: Objects>(
+        objects: &O,
+        keys: Arc<KeyTables>,
+        id: BranchId,
+        log: &FetchedLog,
+    ) -> Result<Branch, ManifestError> {
+        let state = log.open(objects, &keys).await?;
+        Ok(Branch {
+            tenant: keys.tenant(),
+            id,
+            state,
+            keys,
+            nodes: Mutex::default(),
+        })
+    }
+
+    /// Whose branch.
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// Its id.
+    pub fn id(&self) -> BranchId {
+        self.id
+    }
+
+    /// From where on it can be read, inclusive; `None` while it can't (an import that is not complete).
+    pub fn readable_from(&self) -> Option<Lsn> {
+        self.facts().readable_from
+    }
+
+    /// The last LSN of the branch.
+    pub fn last_lsn(&self) -> Lsn {
+        self.facts().last_lsn
+    }
+
+    /// All that the manifest says about the branch as a whole.
+    pub fn facts(&self) -> &BranchFacts {
+        self.state.facts()
+    }
+
+    /// The parts of layers that hold versions of keys of `partition`, by first key. Costs nothing but a copy if the
+    /// partition's node is in memory or there is none; else one round trip (and no more, at any size).
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub async fn sections_of<O: Objects>(
+        &self,
+        objects: &O,
+        partition: Partition,
+    ) -> Result<Vec<LayerSection>, ManifestError> {
+        let root = self.state.root();
+        let Some((place, node)) = root.node_of(partition) else {
+            return Ok(self.state.sections_now(partition, &[]));
+        };
+        let sections = match self.cached_node(place) {
+            Some(sections) => sections,
+            None => {
+                let sections = fetch_node(objects, &self.keys, self.id, root, node).await?;
+                self.keep_node(place, sections)
+            }
+        };
+        let start = sections.partition_point(|section| section.partition < partition);
+        let end = sections.partition_point(|section| section.partition <= partition);
+        Ok(self.state.sections_now(partition, &sections[start..end]))
+    }
+
+    /// The key of an object, from the tables of the branch that wrote it. One round trip if its table is not in
+    /// memory; it depends on nothing but the section, so it can run beside the read of the layer's index.
+    pub async fn dek<O: Objects>(
+        &self,
+        objects: &O,
+        object: ObjectId,
+        id: DekId,
+    ) -> Result<Arc<Dek>, ManifestError> {
+        self.keys.dek(objects, object.branch, id).await
+    }
+
+    /// An opener for the layer of `section`; cost as [`Branch::dek`].
+    pub async fn opener<O: Objects>(
+        &self,
+        objects: &O,
+        section: &LayerSection,
+    ) -> Result<Opener, ManifestError> {
+        let dek = self.dek(objects, section.object, section.dek).await?;
+        Ok(Opener::new(&dek))
+    }
+
+    fn cached_node(&self, place: usize) -> Option<Arc<Vec<LayerSection>>> {
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = nodes.iter().position(|(cached, _)| *cached == place)?;
+        let entry = nodes.remove(at)?;
+        let sections = Arc::clone(&entry.1);
+        nodes.push_back(entry);
+        Some(sections)
+    }
+
+    fn keep_node(&self, place: usize, sections: Vec<LayerSection>) -> Arc<Vec<LayerSection>> {
+        let sections = Arc::new(sections);
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if !nodes.iter().any(|(cached, _)| *cached == place) {
+            nodes.push_back((place, Arc::clone(&sections)));
+        }
+        while nodes.len() > NODES_MAX {
+            nodes.pop_front();
+        }
+        sections
+    }
+}
+
+impl fmt::Debug for Branch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Branch({}/{})", self.tenant, self.id)
+    }
+}
+
+/// Most nodes that an open branch keeps in memory: about 1 MiB of them at usual sizes.
+pub const NODES_MAX: usize = 16;

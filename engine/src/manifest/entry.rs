@@ -1,0 +1,302 @@
+//! Manifest entries, version 1: sealed records (see `crypto/sealed_record.rs`) named by their number, each under a
+//! DEK of its own. Body: kind (u32), then the kind's fields:
+//!
+//! | kind | name     | fields                                                                     |
+//! |-----:|----------|----------------------------------------------------------------------------|
+//! |    1 | create   | name hash (16), key-space tag (8), parent (0, or 1 with branch and LSN), timelines (count; number (4), from, to) |
+//! |    2 | claim    | epoch (4)                                                                  |
+//! |    3 | edit     | epoch (4), last LSN, readable-from LSN (0: unchanged), base backup (0, or 1 with timeline (4), start, stop, WAL objects (8)), added sections (count; see `section.rs`), removed layers (count; object, object bytes (8), partitions (count; 2 each)) |
+//! |    4 | snapshot | the root of the tree; see `snapshot.rs`                                    |
+//!
+//! LSNs have 8 bytes, counts and flags 4. Entry 0 is the branch's creation; entries with a number divisible by
+//! [`ENTRIES_PER_SNAPSHOT`](super::ENTRIES_PER_SNAPSHOT) are snapshots, and no others are.
+
+use std::collections::HashSet;
+
+use super::codec::{Decoder, Encoder};
+use super::section::{LayerSection, SECTION_BYTES, decode_partition};
+use super::snapshot::SnapshotRoot;
+use crate::crypto::page_seal::{BlockKind, FormatTag};
+use crate::crypto::sealed_record::{RecordFormat, RecordProblem};
+use crate::types::{BranchId, Lsn, ObjectId, Partition};
+
+/// One step in the life of a branch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Entry {
+    Create(Creation),
+    /// From here on only the writer of this epoch may add entries.
+    Claim {
+        epoch: u32,
+    },
+    Edit {
+        /// The writer's.
+        epoch: u32,
+        edit: Edit,
+    },
+    Snapshot(SnapshotRoot),
+}
+
+/// What never changes about a branch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Creation {
+    /// Keyed hash of the name it was begun under.
+    pub name_hash: [u8; 16],
+    /// Which key layout its keys have: the opener's business, compared at open.
+    pub key_space: [u8; 8],
+    /// Where it left another branch, if it did.
+    pub parent: Option<(BranchId, Lsn)>,
+    /// The Postgres timelines that make up its history, oldest first; at most [`TIMELINES_MAX`].
+    pub timelines: Vec<TimelineSpan>,
+}
+
+/// A part of a branch's history on one Postgres timeline.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TimelineSpan {
+    /// Postgres's number of it.
+    pub timeline: u32,
+    /// First LSN.
+    pub from: Lsn,
+    /// The LSN it ends before; [`Lsn::MAX`] while it goes on.
+    pub to: Lsn,
+}
+
+/// The base backup that an imported branch began with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BaseBackup {
+    /// Timeline it was taken on.
+    pub timeline: u32,
+    /// Where its WAL begins.
+    pub start: Lsn,
+    /// Where it became consistent.
+    pub stop: Lsn,
+    /// Sealed pieces of WAL kept with it: numbers `0..wal_objects`.
+    pub wal_objects: u64,
+}
+
+/// A change of the set of layers, and of how far the branch goes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Edit {
+    /// The last LSN of the branch; never below what it was.
+    pub last_lsn: Lsn,
+    /// From where on it can be read, if that changes.
+    pub readable_from: Option<Lsn>,
+    /// The base backup, if this edit completes one.
+    pub base_backup: Option<BaseBackup>,
+    /// All sections of the layers that come in.
+    pub added: Vec<LayerSection>,
+    /// The layers that go out.
+    pub removed: Vec<RemovedLayer>,
+}
+
+/// A layer that goes out: all its sections at once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RemovedLayer {
+    /// The layer.
+    pub object: ObjectId,
+    /// Its size.
+    pub object_bytes: u64,
+    /// The partitions it has sections in.
+    pub partitions: Vec<Partition>,
+}
+
+impl Edit {
+    /// Number and size of the layers that come in.
+    pub(crate) fn added_layers(&self) -> (u64, u64) {
+        let mut seen = HashSet::new();
+        self.added
+            .iter()
+            .filter(|section| seen.insert(section.object))
+            .fold((0, 0), |(layers, bytes), section| {
+                (layers + 1, bytes + section.object_bytes)
+            })
+    }
+}
+
+impl Entry {
+    /// The body.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::default();
+        match self {
+            Entry::Create(creation) => {
+                out.u32(KIND_CREATE);
+                creation.encode(&mut out);
+            }
+            Entry::Claim { epoch } => {
+                out.u32(KIND_CLAIM).u32(*epoch);
+            }
+            Entry::Edit { epoch, edit } => {
+                out.u32(KIND_EDIT).u32(*epoch);
+                edit.encode(&mut out);
+            }
+            Entry::Snapshot(root) => {
+                out.u32(KIND_SNAPSHOT);
+                root.encode(&mut out);
+            }
+        }
+        out.finish()
+    }
+
+    /// The entry in a body.
+    pub(crate) fn decode(body: &[u8]) -> Result<Entry, RecordProblem> {
+        let mut from = Decoder::new(body);
+        let kind = from.u32()?;
+        let entry = match kind {
+            KIND_CREATE => Entry::Create(Creation::decode(&mut from)?),
+            KIND_CLAIM => Entry::Claim { epoch: from.u32()? },
+            KIND_EDIT => Entry::Edit {
+                epoch: from.u32()?,
+                edit: Edit::decode(&mut from)?,
+            },
+            KIND_SNAPSHOT => Entry::Snapshot(SnapshotRoot::decode(&mut from)?),
+            _ => return Err(RecordProblem::Damaged("entry kind")),
+        };
+        from.finish()?;
+        Ok(entry)
+    }
+}
+
+impl Creation {
+    pub(super) fn encode(&self, out: &mut Encoder) {
+        assert!(
+            self.timelines.len() <= TIMELINES_MAX,
+            "the root of a snapshot has room for {TIMELINES_MAX} timelines"
+        );
+        out.bytes(&self.name_hash).bytes(&self.key_space);
+        out.present(self.parent.as_ref());
+        if let Some((branch, lsn)) = self.parent {
+            out.branch(branch).lsn(lsn);
+        }
+        out.count(self.timelines.len());
+        for span in &self.timelines {
+            out.u32(span.timeline).lsn(span.from).lsn(span.to);
+        }
+    }
+
+    pub(super) fn decode(from: &mut Decoder<'_>) -> Result<Creation, RecordProblem> {
+        let name_hash = from.array()?;
+        let key_space = from.array()?;
+        let parent = if from.present()? {
+            Some((from.branch()?, from.lsn()?))
+        } else {
+            None
+        };
+        let spans = from.count(TIMELINE_BYTES)?;
+        if spans > TIMELINES_MAX {
+            return Err(RecordProblem::Damaged("number of timelines"));
+        }
+        let timelines = (0..spans)
+            .map(|_| {
+                Ok(TimelineSpan {
+                    timeline: from.u32()?,
+                    from: from.lsn()?,
+                    to: from.lsn()?,
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Creation {
+            name_hash,
+            key_space,
+            parent,
+            timelines,
+        })
+    }
+}
+
+impl BaseBackup {
+    pub(super) fn encode(this: Option<&BaseBackup>, out: &mut Encoder) {
+        out.present(this);
+        if let Some(backup) = this {
+            out.u32(backup.timeline)
+                .lsn(backup.start)
+                .lsn(backup.stop)
+                .u64(backup.wal_objects);
+        }
+    }
+
+    pub(super) fn decode(from: &mut Decoder<'_>) -> Result<Option<BaseBackup>, RecordProblem> {
+        if !from.present()? {
+            return Ok(None);
+        }
+        Ok(Some(BaseBackup {
+            timeline: from.u32()?,
+            start: from.lsn()?,
+            stop: from.lsn()?,
+            wal_objects: from.u64()?,
+        }))
+    }
+}
+
+impl Edit {
+    fn encode(&self, out: &mut Encoder) {
+        out.lsn(self.last_lsn)
+            .lsn(self.readable_from.unwrap_or(Lsn::INVALID));
+        BaseBackup::encode(self.base_backup.as_ref(), out);
+        out.count(self.added.len());
+        self.added.iter().for_each(|section| section.encode(out));
+        out.count(self.removed.len());
+        for layer in &self.removed {
+            out.object(layer.object)
+                .u64(layer.object_bytes)
+                .count(layer.partitions.len());
+            for partition in &layer.partitions {
+                out.u16(partition.number());
+            }
+        }
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Result<Edit, RecordProblem> {
+        let last_lsn = from.lsn()?;
+        let readable_from = Some(from.lsn()?).filter(|lsn| lsn.is_valid());
+        let base_backup = BaseBackup::decode(from)?;
+        let added = from.count(SECTION_BYTES)?;
+        let added = (0..added)
+            .map(|_| LayerSection::decode(from))
+            .collect::<Result<_, _>>()?;
+        let removed = from.count(REMOVED_BYTES_MIN)?;
+        let removed = (0..removed)
+            .map(|_| RemovedLayer::decode(from))
+            .collect::<Result<_, _>>()?;
+        Ok(Edit {
+            last_lsn,
+            readable_from,
+            base_backup,
+            added,
+            removed,
+        })
+    }
+}
+
+impl RemovedLayer {
+    fn decode(from: &mut Decoder<'_>) -> Result<RemovedLayer, RecordProblem> {
+        let object = from.object()?;
+        let object_bytes = from.u64()?;
+        let partitions = from.count(2)?;
+        let partitions = (0..partitions)
+            .map(|_| decode_partition(u32::from(from.u16()?)))
+            .collect::<Result<_, _>>()?;
+        Ok(RemovedLayer {
+            object,
+            object_bytes,
+            partitions,
+        })
+    }
+}
+
+/// The envelope of entries.
+pub(crate) const FORMAT: RecordFormat = RecordFormat {
+    magic: b"PSMANIFE",
+    tag: FormatTag::new(b"MENT", 1),
+    kind: BlockKind::ManifestEntry,
+};
+
+/// Most timelines of one branch.
+pub const TIMELINES_MAX: usize = 256;
+
+const KIND_CREATE: u32 = 1;
+const KIND_CLAIM: u32 = 2;
+const KIND_EDIT: u32 = 3;
+const KIND_SNAPSHOT: u32 = 4;
+
+/// Bytes of an encoded timeline span.
+pub(super) const TIMELINE_BYTES: usize = 4 + 8 + 8;
+const REMOVED_BYTES_MIN: usize = 28 + 8 + 4;
