@@ -6,7 +6,7 @@
 //! - [`page`]: headers and data checksums of pages;
 //! - [`control_file`], [`data_files`]: `pg_control`, and what each path of a data directory is;
 //! - [`wal`]: the WAL stream cut into records, and whether a stretch of it changes anything;
-//! - `replication`: connection and base backup of a running cluster;
+//! - [`replication`]: connection and base backup of a running cluster;
 //! - [`import`]: running cluster, stopped data directory or backup tar, each as the same stream of versions;
 //! - [`local_cluster`]: a throw-away cluster of the stock binaries, for the demo and for tests.
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod key;
 pub mod key_space;
 pub mod local_cluster;
 pub mod page;
+pub mod replication;
 pub mod value;
 pub mod wal;
 

@@ -59,6 +59,10 @@ impl ClusterFiles {
         }
     }
 
+    pub(super) fn postgres_major(&self) -> u16 {
+        self.start.postgres_major
+    }
+
     /// A tablespace made by a user.
     pub(super) fn tablespace(
         &mut self,

@@ -5,7 +5,6 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +12,7 @@ use super::cluster_files::{ClusterFiles, SourceFile, is_state};
 use super::wal_stretch::WalStretch;
 use super::{ImportError, ImportSink, ImportStart, ImportSummary};
 use crate::control_file::{ClusterState, ControlFile};
-use crate::data_files::{DataFile, WalSegmentName, classify, is_version_folder};
+use crate::data_files::{DataFile, classify, is_version_folder};
 use crate::key::{Fork, Relation};
 use crate::wal::{QuietCheck, WalStream};
 
@@ -88,12 +87,7 @@ fn wal(
     start: &ImportStart,
     sink: &mut dyn ImportSink,
 ) -> Result<engine::types::Lsn, ImportError> {
-    let stream = WalStream {
-        system_identifier: start.system_identifier,
-        postgres_major: start.postgres_major,
-        timeline: start.timeline,
-        segment_bytes: start.wal_segment_bytes,
-    };
+    let stream = WalStream::of(start);
     let check = QuietCheck::of_shutdown(start.start_lsn);
     let mut stretch = WalStretch::new(start.start_lsn, stream, check);
     // One record: two segments at most.
@@ -102,8 +96,7 @@ fn wal(
         let path = directory.join(&name);
         let mut reader = File::open(&path).map_err(ImportError::file(&path))?;
         if let DataFile::Wal { timeline, segment } = classify(&name, start.postgres_major) {
-            let segment: WalSegmentName = segment;
-            stretch.segment(timeline, segment, &mut reader as &mut dyn Read, sink)?;
+            stretch.segment(timeline, segment, &mut reader, sink)?;
         }
         if stretch.stop().is_some() {
             break;

@@ -11,8 +11,12 @@
 //! What is refused: a cluster of another version or build, a directory that was not shut down, a backup whose WAL
 //! is missing or changes anything ([`QuietCheck`](crate::wal::QuietCheck)), a page whose checksum is wrong.
 
+mod backup_label;
+mod backup_tar;
 mod cluster_files;
 mod data_directory;
+mod running_cluster;
+mod tar_archive;
 mod wal_stretch;
 
 use std::path::{Path, PathBuf};
@@ -20,13 +24,18 @@ use std::path::{Path, PathBuf};
 use engine::types::{Key, Lsn};
 
 use crate::control_file::{ClusterState, ControlFileError};
-use crate::wal::{Change, WalError};
+use crate::replication::{BackupOptions, ConnectionSettings, ReplicationError};
+use crate::wal::{Change, WalError, WalStream};
 
 /// Where a cluster comes from.
 #[derive(Clone, Debug)]
 pub enum ImportSource {
+    /// A running cluster, by its replication protocol.
+    RunningCluster(ConnectionSettings, BackupOptions),
     /// The data directory of a cluster that was shut down.
     DataDirectory(PathBuf),
+    /// What `pg_basebackup -Ft` wrote: its folder, or its `base.tar`, beside which the others are.
+    BackupTar(PathBuf),
 }
 
 /// What is known before the first page.
@@ -93,13 +102,36 @@ pub trait ImportSink {
 }
 
 impl ImportSource {
+    /// A path as the source that is there: a data directory, or the tar files of a base backup.
+    /// # Errors
+    /// Nothing of both is there.
+    pub fn of_path(path: &Path) -> Result<ImportSource, ImportError> {
+        if path.join("global/pg_control").exists() {
+            return Ok(ImportSource::DataDirectory(path.to_owned()));
+        }
+        let has_tar = ["base.tar", "base.tar.gz", "base.tar.lz4", "base.tar.zst"]
+            .iter()
+            .any(|name| path.join(name).exists());
+        if has_tar || path.is_file() {
+            return Ok(ImportSource::BackupTar(path.to_owned()));
+        }
+        Err(ImportError::NotDataDirectory {
+            path: path.to_owned(),
+            missing: "global/pg_control (nor base.tar)",
+        })
+    }
+
     /// Imports the cluster into `sink`; blocks until all of it went there. If it fails, or the sink ends it, nothing
     /// of the source was changed and it can be run again.
     /// # Errors
     /// See [`ImportError`].
     pub fn import(&self, sink: &mut dyn ImportSink) -> Result<ImportSummary, ImportError> {
         match self {
+            ImportSource::RunningCluster(settings, options) => {
+                running_cluster::import(settings, *options, sink)
+            }
             ImportSource::DataDirectory(path) => data_directory::import(path, sink),
+            ImportSource::BackupTar(path) => backup_tar::import(path, sink),
         }
     }
 }
@@ -187,6 +219,30 @@ pub enum ImportError {
     /// Something every cluster has is not there.
     #[error("the source has no {0}")]
     Missing(String),
+    /// The server was not reached, or did not do what was asked.
+    #[error(transparent)]
+    Replication(#[from] ReplicationError),
+    /// A standby, or a backup of one.
+    #[error("the cluster is a standby; import its primary, or a backup of its primary")]
+    Standby,
+    /// A server built or set up in a way that is not supported.
+    #[error("the server has {setting} {found}; wanted is {wanted}")]
+    Setting {
+        /// Which setting.
+        setting: &'static str,
+        /// As found.
+        found: String,
+        /// What it must be.
+        wanted: String,
+    },
+    /// A tar cannot be read.
+    #[error("archive of the backup")]
+    Archive(#[source] std::io::Error),
+    /// A backup without its WAL.
+    #[error(
+        "the backup has no WAL (neither in base.tar nor in pg_wal.tar): take it with -X stream or -X fetch"
+    )]
+    NoWal,
     /// WAL changes something between start and stop.
     #[error(
         "the cluster was at work while it was backed up: {0}; stop the writers, run VACUUM and CHECKPOINT, and import again"
@@ -203,6 +259,17 @@ pub enum ImportError {
     /// The sink refused or cancelled.
     #[error("import stopped")]
     Sink(#[source] SinkError),
+}
+
+impl WalStream {
+    fn of(start: &ImportStart) -> WalStream {
+        WalStream {
+            system_identifier: start.system_identifier,
+            postgres_major: start.postgres_major,
+            timeline: start.timeline,
+            segment_bytes: start.wal_segment_bytes,
+        }
+    }
 }
 
 impl ImportError {
