@@ -13,6 +13,7 @@
 //! - `crypto`: seals, keys and who provides them.
 #![deny(unsafe_code)]
 
+pub mod cache;
 pub mod crypto;
 pub mod io;
 pub mod manifest;

@@ -1,0 +1,130 @@
+//! Files in memory for the tests of this module, with faults on demand.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use crate::io::aligned_buffer::AlignedBuffer;
+use crate::io::disk::{Disk, DiskError, DiskFile};
+
+type Bytes = Rc<RefCell<Vec<u8>>>;
+
+#[derive(Clone, Default)]
+pub(super) struct MemoryDisk {
+    pub(super) files: Rc<RefCell<BTreeMap<PathBuf, Bytes>>>,
+    /// Bytes of all files together beyond which the disk is full; zero: no limit.
+    pub(super) size_max: Rc<Cell<u64>>,
+    /// Files whose name contains this cannot be opened.
+    pub(super) refused: Rc<RefCell<Option<&'static str>>>,
+    /// Writes fail.
+    pub(super) broken: Rc<Cell<bool>>,
+    pub(super) writes: Rc<Cell<u64>>,
+}
+
+pub(super) struct MemoryFile {
+    bytes: Bytes,
+    disk: MemoryDisk,
+}
+
+impl MemoryDisk {
+    pub(super) fn bytes(&self, path: &Path) -> Bytes {
+        Rc::clone(&self.files.borrow()[path])
+    }
+
+    pub(super) fn size_bytes(&self) -> u64 {
+        let files = self.files.borrow();
+        files.values().map(|f| f.borrow().len() as u64).sum()
+    }
+}
+
+fn fails(op: &'static str, kind: io::ErrorKind) -> DiskError {
+    DiskError::Device {
+        op,
+        source: kind.into(),
+    }
+}
+
+impl Disk for MemoryDisk {
+    type File = MemoryFile;
+
+    async fn open(
+        &self,
+        path: &Path,
+        create_bytes: Option<u64>,
+    ) -> Result<Rc<MemoryFile>, DiskError> {
+        let name = path.to_str().expect("plain names");
+        if self.refused.borrow().is_some_and(|r| name.contains(r)) {
+            return Err(fails("open", io::ErrorKind::PermissionDenied));
+        }
+        let known = self.files.borrow().get(path).cloned();
+        let bytes = match (known, create_bytes) {
+            (None, None) => return Err(fails("open", io::ErrorKind::NotFound)),
+            (Some(bytes), None) => bytes,
+            (known, Some(size)) => {
+                let bytes = known.unwrap_or_default();
+                let more = size.saturating_sub(bytes.borrow().len() as u64);
+                let max = self.size_max.get();
+                if max > 0 && self.size_bytes() + more > max {
+                    return Err(fails("preallocate", io::ErrorKind::StorageFull));
+                }
+                let size = usize::try_from(size).expect("small");
+                bytes.borrow_mut().resize(size, 0);
+                let mut files = self.files.borrow_mut();
+                files.insert(path.to_owned(), Rc::clone(&bytes));
+                bytes
+            }
+        };
+        let disk = self.clone();
+        Ok(Rc::new(MemoryFile { bytes, disk }))
+    }
+
+    async fn remove(&self, path: &Path) -> Result<(), DiskError> {
+        self.files.borrow_mut().remove(path);
+        Ok(())
+    }
+}
+
+impl DiskFile for MemoryFile {
+    type ReadBuffer = Vec<u8>;
+
+    fn alignment_bytes(&self) -> usize {
+        512
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.bytes.borrow().len() as u64
+    }
+
+    async fn read_at(&self, at: u64, len_bytes: usize) -> Result<Vec<u8>, DiskError> {
+        assert!(at.is_multiple_of(512) && len_bytes.is_multiple_of(512) && len_bytes > 0);
+        let bytes = self.bytes.borrow();
+        let start = usize::try_from(at).expect("small").min(bytes.len());
+        let end = (start + len_bytes).min(bytes.len());
+        if end - start < len_bytes {
+            return Err(DiskError::Short {
+                op: "read",
+                at,
+                want_bytes: len_bytes,
+                got_bytes: end - start,
+            });
+        }
+        Ok(bytes[start..end].to_vec())
+    }
+
+    async fn write_at(&self, at: u64, buffer: AlignedBuffer) -> Result<AlignedBuffer, DiskError> {
+        assert!(at.is_multiple_of(512) && buffer.len().is_multiple_of(512));
+        if self.disk.broken.get() {
+            return Err(fails("write", io::ErrorKind::Other));
+        }
+        let start = usize::try_from(at).expect("small");
+        self.bytes.borrow_mut()[start..start + buffer.len()].copy_from_slice(&buffer);
+        self.disk.writes.set(self.disk.writes.get() + 1);
+        Ok(buffer)
+    }
+
+    async fn sync(&self) -> Result<(), DiskError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,17 @@
+//! The deterministic simulation: the engine's own code on a simulated computer, driven by one seed.
+//!
+//! - [`rng`]: the seed, split into generators that do not disturb each other;
+//! - [`trace`]: what happened, as a hash (and as text, when a seed is looked at);
+//! - [`executor`]: tasks, processes that can be killed, virtual time;
+//! - [`disk`], [`store`]: the disk and the object store, with their faults;
+//! - [`coverage`]: which fault met which state of the engine, how often.
+//!
+//! Nothing here reads a clock, the environment or the system's randomness, and nothing iterates over a table whose
+//! order is not its keys' own: a seed run twice gives the same trace.
+
+pub mod coverage;
+pub mod disk;
+pub mod executor;
+pub mod rng;
+pub mod store;
+pub mod trace;
