@@ -16,6 +16,7 @@
 pub mod cache;
 pub mod crypto;
 pub mod io;
+pub mod layer;
 pub mod manifest;
 pub mod store;
 pub mod types;

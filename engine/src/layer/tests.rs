@@ -1,0 +1,6 @@
+//! Layers written and read back, against a plain map, and with damage.
+
+mod damage;
+mod model;
+mod parts;
+mod support;
