@@ -10,5 +10,5 @@ mod tls;
 mod transport;
 
 pub use base_backup::{BackupEnd, BackupOptions, BaseBackup, CheckpointPace, TablespaceFacts};
-pub use connection::{Connection, ReplicationError};
+pub use connection::{Connection, ReplicationError, Row};
 pub use settings::{ConnectionDefaults, ConnectionSettings, Host, SettingsError, SslMode};
