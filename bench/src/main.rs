@@ -11,6 +11,7 @@ mod commands;
 mod counters;
 mod device;
 mod error;
+mod goals;
 mod latency;
 mod options;
 mod pages;
