@@ -10,10 +10,15 @@
 //! - `cache`: extents on the local disk;
 //! - `io`: the ring, aligned buffers, clocks: the only place with `unsafe` and with the name of a runtime;
 //! - `store`: object storage: streaming misses, uploads, hedges;
-//! - `crypto`: seals, keys and who provides them.
+//! - `crypto`: seals, keys and who provides them;
+//!
+//! and beside the path of a read:
+//!
+//! - [`catalog`]: tenants, branches, their names, and the writer that fills a new branch.
 #![deny(unsafe_code)]
 
 pub mod cache;
+pub mod catalog;
 pub mod crypto;
 pub mod io;
 pub mod layer;

@@ -115,6 +115,15 @@ impl Branch {
         self.keys.dek(objects, object.branch, id).await
     }
 
+    /// A key of this branch's own objects.
+    pub(crate) async fn own_dek<O: Objects>(
+        &self,
+        objects: &O,
+        id: DekId,
+    ) -> Result<Arc<Dek>, ManifestError> {
+        self.keys.dek(objects, self.id, id).await
+    }
+
     /// An opener for the layer of `section`; cost as [`Branch::dek`].
     pub async fn opener<O: Objects>(
         &self,

@@ -26,11 +26,6 @@ pub(crate) fn tenant_record(tenant: TenantId, kek_epoch: u32) -> String {
     format!("{CATALOG}{tenant}/{kek_epoch:08x}")
 }
 
-/// The directory of a tenant's records.
-pub(crate) fn tenant_records(tenant: TenantId) -> String {
-    format!("{CATALOG}{tenant}/")
-}
-
 /// A tenant's wrapped KEK.
 pub(crate) fn kek(tenant: TenantId, kek_epoch: u32) -> String {
     format!("tenants/{tenant}/kek/{kek_epoch:08x}")

@@ -5,7 +5,7 @@
 //! |   0 |     4 | partition    | below 1,024                                          |
 //! |   4 |    24 | first_key    | lowest key of the partition in the layer             |
 //! |  28 |    24 | last_key     | highest, not below `first_key`                       |
-//! |  52 |     8 | first_lsn    | lowest LSN                                           |
+//! |  52 |     8 | first_lsn    | lowest LSN in the layer                              |
 //! |  60 |     8 | last_lsn     | highest, not below `first_lsn`                       |
 //! |  68 |    28 | object       | branch, epoch, sequence of the layer                 |
 //! |  96 |     8 | dek          | table and slot                                       |
@@ -16,6 +16,7 @@
 use super::codec::{Decoder, Encoder};
 use crate::crypto::page_seal::DekId;
 use crate::crypto::sealed_record::RecordProblem;
+use crate::layer::LayerSummary;
 use crate::types::{Key, Lsn, ObjectId, Partition};
 
 /// One partition's part of one layer.
@@ -27,7 +28,7 @@ pub struct LayerSection {
     pub first_key: Key,
     /// Highest.
     pub last_key: Key,
-    /// Lowest LSN of these keys.
+    /// Lowest LSN in the layer.
     pub first_lsn: Lsn,
     /// Highest.
     pub last_lsn: Lsn,
@@ -44,6 +45,24 @@ pub struct LayerSection {
 }
 
 impl LayerSection {
+    /// The sections of a layer that was written.
+    pub fn of_layer(summary: &LayerSummary) -> impl Iterator<Item = LayerSection> {
+        let index_bytes = u32::try_from(summary.index.end - summary.index.start)
+            .expect("the layer format keeps its index below 4 GiB");
+        summary.sections.iter().map(move |section| LayerSection {
+            partition: section.partition,
+            first_key: section.first_key,
+            last_key: section.last_key,
+            first_lsn: summary.first_lsn,
+            last_lsn: summary.last_lsn,
+            object: summary.layer.object,
+            dek: summary.dek_id,
+            index_at: summary.index.start,
+            index_bytes,
+            object_bytes: summary.object_bytes,
+        })
+    }
+
     pub(crate) fn encode(&self, out: &mut Encoder) {
         out.u32(u32::from(self.partition.number()))
             .key(&self.first_key)

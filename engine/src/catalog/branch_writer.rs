@@ -1,0 +1,445 @@
+//! Fills a new branch: versions come in in any order, layers go out, and one last object makes it all visible.
+//!
+//! Two halves that run side by side, so that this code needs no executor of its own: [`BranchWriter`] takes the
+//! versions and fills a window; [`LayerUploads`] sorts and seals full windows and uploads the layers, a bounded number
+//! at once. When all is busy, `put` waits. Memory: one window being filled, one waiting, one being sealed, the layer
+//! that comes of it, and `uploads_max` layers on their way.
+//!
+//! Nothing is visible before `commit`: sections go into the manifest as the import goes on (so that it holds few in
+//! memory), the last edit makes the branch readable, and then the name is put, if absent. A writer that is dropped,
+//! killed or cut off leaves a branch without a name; the next try begins another one under a fresh id.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_channel::{Receiver, Sender};
+use futures_util::StreamExt;
+use futures_util::future::{Either, select};
+use futures_util::stream::FuturesUnordered;
+
+use super::catalog::CatalogParts;
+use super::cpu::Cpu;
+use super::error::CatalogError;
+use super::records::{NameRecord, seal_begun, seal_wal};
+use super::tenant::Tenant;
+use super::window::{LayerPlace, Window};
+use crate::layer::{LayerConfig, LayerSummary, SealedLayer, Value};
+use crate::manifest::{
+    BaseBackup, Creation, Edit, LayerSection, ManifestLog, PutOnce, TimelineSpan, WriterNames,
+    names, put_once,
+};
+use crate::store::objects::{Objects, StoreError};
+use crate::types::{BranchId, Id, Key, Lsn, TenantId};
+
+/// Limits of one writer.
+#[derive(Clone, Debug)]
+pub struct WriterConfig {
+    /// Versions collected before they are sorted into layers, in bytes. Range 1 MiB..=1 GiB (not checked: any
+    /// number works). Default 128 MiB.
+    pub window_bytes: usize,
+    /// Layers on their way to the store at once. Range 1..=16. Default 2.
+    pub uploads_max: usize,
+    /// How layers are cut.
+    pub layer: LayerConfig,
+}
+
+impl Default for WriterConfig {
+    fn default() -> WriterConfig {
+        WriterConfig {
+            window_bytes: 128 << 20,
+            uploads_max: 2,
+            layer: LayerConfig::default(),
+        }
+    }
+}
+
+impl WriterConfig {
+    /// Limits so low that tests reach the corners.
+    pub fn tiny() -> WriterConfig {
+        WriterConfig {
+            window_bytes: 128 << 10,
+            uploads_max: 2,
+            layer: LayerConfig::tiny(),
+        }
+    }
+}
+
+/// How far a branch goes when it becomes visible.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CommitFacts {
+    /// From where on it can be read.
+    pub readable_from: Lsn,
+    /// Its last LSN, not below `readable_from`.
+    pub last_lsn: Lsn,
+    /// Timeline, start and stop of the base backup it came from, if it did.
+    pub base_backup: Option<(u32, Lsn, Lsn)>,
+}
+
+/// Takes the versions of a new branch. Dropping it leaves nothing visible.
+pub struct BranchWriter<O> {
+    objects: O,
+    parts: CatalogParts,
+    tenant: Arc<Tenant>,
+    branch: BranchId,
+    name: String,
+    config: WriterConfig,
+    log: ManifestLog<O>,
+    window: Window,
+    /// Full windows, to [`LayerUploads`].
+    windows: Sender<Window>,
+    /// Closed when [`LayerUploads::run`] ends.
+    ended: Receiver<()>,
+    progress: Arc<Mutex<Progress>>,
+    wal_objects: u64,
+}
+
+/// The half that seals and uploads. [`LayerUploads::run`] runs until its writer has committed or is gone.
+pub struct LayerUploads<O> {
+    objects: O,
+    parts: CatalogParts,
+    tenant: TenantId,
+    names: Arc<WriterNames<O>>,
+    config: WriterConfig,
+    windows: Receiver<Window>,
+    /// Dropped when all is done.
+    ended: Sender<()>,
+    progress: Arc<Mutex<Progress>>,
+}
+
+/// What the uploads have to tell the writer.
+#[derive(Default)]
+struct Progress {
+    /// Sections of layers that are durable and in no edit yet.
+    sections: Vec<LayerSection>,
+    /// Why it went wrong; taken by the writer.
+    error: Option<CatalogError>,
+    /// Whether every window was sealed and stored.
+    complete: bool,
+}
+
+impl<O: Objects> BranchWriter<O> {
+    pub(super) async fn begin(
+        objects: O,
+        parts: CatalogParts,
+        tenant: Arc<Tenant>,
+        name: &str,
+        timelines: Vec<TimelineSpan>,
+        config: WriterConfig,
+    ) -> Result<(BranchWriter<O>, LayerUploads<O>), CatalogError> {
+        let branch = BranchId(Id(parts.entropy.draw()));
+        let mark = seal_begun(tenant.id(), branch, name, tenant.name_key(), &parts.entropy);
+        let mark_path = names::begun(tenant.id(), branch);
+        if put_once(&objects, &mark_path, mark).await? == PutOnce::Taken {
+            return Err(StoreError::AlreadyExists { path: mark_path }.into());
+        }
+        let creation = Creation {
+            name_hash: tenant.name_key().keyed_hash(name.as_bytes()),
+            key_space: parts.key_space_tag,
+            parent: None,
+            timelines,
+        };
+        let log = ManifestLog::create(
+            objects.clone(),
+            Arc::clone(tenant.keys()),
+            branch,
+            creation,
+            parts.entropy.clone(),
+        )
+        .await?;
+        let (window_sender, window_receiver) = async_channel::bounded(1);
+        let (end_sender, end_receiver) = async_channel::bounded(1);
+        let progress: Arc<Mutex<Progress>> = Arc::default();
+        let uploads = LayerUploads {
+            objects: objects.clone(),
+            parts: parts.clone(),
+            tenant: tenant.id(),
+            names: Arc::clone(log.names()),
+            config: config.clone(),
+            windows: window_receiver,
+            ended: end_sender,
+            progress: Arc::clone(&progress),
+        };
+        let writer = BranchWriter {
+            objects,
+            parts,
+            tenant,
+            branch,
+            name: name.to_owned(),
+            config,
+            log,
+            window: Window::new(),
+            windows: window_sender,
+            ended: end_receiver,
+            progress,
+            wal_objects: 0,
+        };
+        Ok((writer, uploads))
+    }
+
+    /// The id of the branch.
+    pub fn id(&self) -> BranchId {
+        self.branch
+    }
+
+    /// Adds a version. Of versions with the same key and LSN, those of one window are one (the last); in different
+    /// windows they are a mistake. Waits when windows are sealed and uploaded more slowly than they are filled.
+    ///
+    /// # Errors
+    /// What stopped the uploads, if something did. The writer is then of no more use.
+    ///
+    /// # Panics
+    /// If the value is longer than a page, or the LSN is none.
+    pub async fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<(), CatalogError> {
+        assert!(lsn.is_valid(), "a version has an LSN");
+        let partition = self.parts.key_space.partition(&key);
+        self.window.push(partition, key, lsn, value);
+        if self.window.bytes() >= self.config.window_bytes {
+            self.hand_over().await?;
+        }
+        Ok(())
+    }
+
+    /// Stores the next piece of the WAL that belongs to the import, sealed; at most [`WAL_PIECE_BYTES_MAX`].
+    pub async fn put_wal(&mut self, start: Lsn, bytes: &[u8]) -> Result<(), CatalogError> {
+        if bytes.len() > WAL_PIECE_BYTES_MAX {
+            return Err(CatalogError::WalTooLarge {
+                wal_bytes: bytes.len(),
+                bytes_max: WAL_PIECE_BYTES_MAX,
+            });
+        }
+        let (id, dek) = self.log.names().next_dek().await?;
+        let number = self.wal_objects;
+        let owner = (self.tenant.id(), self.branch);
+        let epoch = self.log.facts().epoch;
+        let sealed = seal_wal(owner, number, (epoch, start), (id, &dek), bytes);
+        let path = names::wal(owner.0, owner.1, number);
+        if put_once(&self.objects, &path, sealed).await? == PutOnce::Taken {
+            return Err(StoreError::AlreadyExists { path }.into());
+        }
+        self.wal_objects += 1;
+        Ok(())
+    }
+
+    /// Waits for all uploads, commits the branch, and puts its name: from then on it is visible.
+    ///
+    /// # Errors
+    /// `BranchExists`: somebody took the name meanwhile; nothing is visible of this one. After an error of the store
+    /// the name may be there or not: look.
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves the branch visible or not, never in between.
+    pub async fn commit(mut self, facts: CommitFacts) -> Result<BranchId, CatalogError> {
+        if !self.window.is_empty() {
+            self.hand_over().await?;
+        }
+        self.windows.close();
+        // Closed, never sent to: the answer is that the other half has ended.
+        let _ = self.ended.recv().await;
+        self.check_uploads()?;
+        if !self.progress().complete {
+            return Err(CatalogError::UploaderStopped {
+                branch: self.branch,
+            });
+        }
+        while self.log_sections(SECTIONS_PER_EDIT_MAX).await? {}
+        self.log
+            .commit(Edit {
+                last_lsn: facts.last_lsn,
+                readable_from: Some(facts.readable_from),
+                base_backup: facts.base_backup.map(|(timeline, start, stop)| BaseBackup {
+                    timeline,
+                    start,
+                    stop,
+                    wal_objects: self.wal_objects,
+                }),
+                added: Vec::new(),
+                removed: Vec::new(),
+            })
+            .await?;
+        self.put_name().await?;
+        Ok(self.branch)
+    }
+
+    async fn put_name(&self) -> Result<(), CatalogError> {
+        let name_key = self.tenant.name_key();
+        let record = NameRecord {
+            name: self.name.clone(),
+            branch: self.branch,
+        };
+        let hash = name_key.keyed_hash(self.name.as_bytes());
+        let sealed = record.seal(self.tenant.id(), 0, name_key, &self.parts.entropy);
+        let path = names::name(self.tenant.id(), &hash, 0);
+        match put_once(&self.objects, &path, sealed).await? {
+            PutOnce::Ours => Ok(()),
+            PutOnce::Taken => Err(CatalogError::BranchExists {
+                tenant: self.tenant.id(),
+                name: self.name.clone(),
+            }),
+        }
+    }
+
+    /// Gives the window to the other half and begins another.
+    async fn hand_over(&mut self) -> Result<(), CatalogError> {
+        self.check_uploads()?;
+        let window = std::mem::replace(&mut self.window, Window::new());
+        if self.windows.send(window).await.is_err() {
+            self.check_uploads()?;
+            return Err(CatalogError::UploaderStopped {
+                branch: self.branch,
+            });
+        }
+        let waiting = self.progress().sections.len();
+        if waiting >= SECTIONS_PER_EDIT_MAX / 2 {
+            self.log_sections(SECTIONS_PER_EDIT_MAX).await?;
+        }
+        Ok(())
+    }
+
+    /// Commits at most `sections_max` sections of layers that are durable; whether there were any.
+    async fn log_sections(&mut self, sections_max: usize) -> Result<bool, CatalogError> {
+        let added = take_whole_layers(&mut self.progress().sections, sections_max);
+        if added.is_empty() {
+            return Ok(false);
+        }
+        let edit = Edit {
+            last_lsn: self.log.facts().last_lsn,
+            added,
+            ..Edit::default()
+        };
+        self.log.commit(edit).await?;
+        Ok(true)
+    }
+
+    fn check_uploads(&self) -> Result<(), CatalogError> {
+        self.progress().error.take().map_or(Ok(()), Err)
+    }
+
+    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes sections from the front, all of a layer or none of it, at least one layer's if there is any.
+fn take_whole_layers(sections: &mut Vec<LayerSection>, sections_max: usize) -> Vec<LayerSection> {
+    let mut taken = 0;
+    for layer in sections.chunk_by(|a, b| a.object == b.object) {
+        if taken > 0 && taken + layer.len() > sections_max {
+            break;
+        }
+        taken += layer.len();
+    }
+    sections.drain(..taken).collect()
+}
+
+impl<O: Objects> LayerUploads<O> {
+    /// Seals and uploads what the writer hands over, until the writer commits or is dropped. What goes wrong, the
+    /// writer's next call tells. `cpu` does the sealing.
+    ///
+    /// # Cancellation
+    /// Dropping the future stops the import; the writer's next call says so.
+    pub async fn run<C: Cpu>(self, cpu: C) {
+        let result = self.upload_all(&cpu).await;
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(()) => progress.complete = true,
+            Err(error) => progress.error = Some(error),
+        }
+        drop(progress);
+        self.windows.close();
+        self.ended.close();
+    }
+
+    async fn upload_all<C: Cpu>(&self, cpu: &C) -> Result<(), CatalogError> {
+        let mut uploads = FuturesUnordered::new();
+        loop {
+            let window = match self.beside(&mut uploads, self.windows.recv()).await? {
+                Ok(window) => window,
+                // The writer has committed, or is gone.
+                Err(_) => break,
+            };
+            let mut rest = Some(window);
+            while let Some(mut window) = rest.take() {
+                let (object, dek_id, dek) = self.beside(&mut uploads, self.names.next()).await??;
+                let place = LayerPlace {
+                    tenant: self.tenant,
+                    object,
+                    dek_id,
+                    dek,
+                    key_space: Arc::clone(&self.parts.key_space),
+                    config: self.config.layer.clone(),
+                };
+                let build = cpu.run(move || {
+                    let (layer, more) = window.build_layer(&place);
+                    (layer, more.then_some(window))
+                });
+                let (layer, more) = self.beside(&mut uploads, build).await?;
+                rest = more;
+                while uploads.len() >= self.config.uploads_max.max(1) {
+                    self.record(uploads.next().await)?;
+                }
+                uploads.push(self.upload(layer));
+            }
+        }
+        while !uploads.is_empty() {
+            self.record(uploads.next().await)?;
+        }
+        Ok(())
+    }
+
+    /// The output of `work`, while uploads go on.
+    async fn beside<T, U>(
+        &self,
+        uploads: &mut FuturesUnordered<U>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, CatalogError>
+    where
+        U: Future<Output = Result<LayerSummary, CatalogError>>,
+    {
+        let mut work = pin!(work);
+        while !uploads.is_empty() {
+            match select(work.as_mut(), uploads.next()).await {
+                Either::Left((output, _)) => return Ok(output),
+                Either::Right((uploaded, _)) => self.record(uploaded)?,
+            }
+        }
+        Ok(work.await)
+    }
+
+    async fn upload(&self, layer: SealedLayer) -> Result<LayerSummary, CatalogError> {
+        let path = names::layer(self.tenant, layer.summary.layer.object);
+        match put_once(&self.objects, &path, layer.bytes).await? {
+            PutOnce::Ours => Ok(layer.summary),
+            PutOnce::Taken => Err(StoreError::AlreadyExists { path }.into()),
+        }
+    }
+
+    fn record(
+        &self,
+        uploaded: Option<Result<LayerSummary, CatalogError>>,
+    ) -> Result<(), CatalogError> {
+        if let Some(summary) = uploaded.transpose()? {
+            let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+            progress.sections.extend(LayerSection::of_layer(&summary));
+        }
+        Ok(())
+    }
+}
+
+impl<O> fmt::Debug for BranchWriter<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BranchWriter({}/{})", self.tenant.id(), self.branch)
+    }
+}
+
+impl<O> fmt::Debug for LayerUploads<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LayerUploads({})", self.tenant)
+    }
+}
+
+/// Largest piece of WAL in one object.
+pub const WAL_PIECE_BYTES_MAX: usize = 16 << 20;
+
+/// Sections that go into one edit: about 2 MiB of it. A layer has at most 1,024 (one per partition).
+const SECTIONS_PER_EDIT_MAX: usize = 16 << 10;

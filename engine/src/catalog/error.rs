@@ -1,0 +1,93 @@
+//! Why the catalog did not do what it was asked.
+
+use crate::crypto::sealed_record::RecordError;
+use crate::manifest::ManifestError;
+use crate::store::objects::StoreError;
+use crate::types::{BranchId, TenantId};
+
+/// Why the catalog did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// Store, keys, or a manifest.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// No tenant has this name or id.
+    #[error("no such tenant: {0}")]
+    NoSuchTenant(String),
+    /// No visible branch has this name or id.
+    #[error("tenant {tenant}: no such branch: {branch}")]
+    NoSuchBranch {
+        /// Whose branch.
+        tenant: TenantId,
+        /// As it was asked for.
+        branch: String,
+    },
+    /// The name is taken.
+    #[error("tenant {0} exists already")]
+    TenantExists(String),
+    /// The name is taken.
+    #[error("tenant {tenant}: branch {name} exists already")]
+    BranchExists {
+        /// Whose branch.
+        tenant: TenantId,
+        /// The name.
+        name: String,
+    },
+    /// Two tenants were created at once under one name: say which by id.
+    #[error("more than one tenant is called {0}: use the id")]
+    Ambiguous(String),
+    /// Not fit to be a name.
+    #[error("not a name: {name:?} ({rule})")]
+    BadName {
+        /// The text.
+        name: String,
+        /// Which rule it breaks.
+        rule: &'static str,
+    },
+    /// The KEK is held by another provider than the one at hand.
+    #[error("tenant {tenant}: its keys are with the provider {found}, not with {configured}")]
+    OtherProvider {
+        /// Whose keys.
+        tenant: TenantId,
+        /// Where they are.
+        found: String,
+        /// The provider at hand.
+        configured: &'static str,
+    },
+    /// The branch was written with another layout of keys than this program was built for.
+    #[error("branch {branch}: keys of layout {found:?}, this program knows {known:?}")]
+    OtherKeySpace {
+        /// The branch.
+        branch: BranchId,
+        /// Its layout's tag.
+        found: [u8; 8],
+        /// Ours.
+        known: [u8; 8],
+    },
+    /// The task that builds and uploads layers ended before its writer did.
+    #[error("branch {branch}: layers are no longer uploaded")]
+    UploaderStopped {
+        /// The branch.
+        branch: BranchId,
+    },
+    /// A piece of WAL is larger than one object may be.
+    #[error("a piece of WAL of {wal_bytes} bytes, at most {bytes_max}")]
+    WalTooLarge {
+        /// Its size.
+        wal_bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+}
+
+impl From<StoreError> for CatalogError {
+    fn from(error: StoreError) -> Self {
+        CatalogError::Manifest(error.into())
+    }
+}
+
+impl From<RecordError> for CatalogError {
+    fn from(error: RecordError) -> Self {
+        CatalogError::Manifest(error.into())
+    }
+}

@@ -1,0 +1,29 @@
+//! Tenants, branches, their names, and the writer that fills a new branch.
+//!
+//! A tenant becomes visible by its record, a branch by its name: each the last object of a sequence, put if absent.
+//! Whatever breaks off before leaves objects that nothing names, which [`Catalog::orphans`] lists.
+
+mod branch_writer;
+#[expect(
+    clippy::module_inception,
+    reason = "the catalog is the type one comes for"
+)]
+mod catalog;
+mod cpu;
+mod error;
+mod names;
+mod records;
+mod tenant;
+mod window;
+
+pub use branch_writer::{
+    BranchWriter, CommitFacts, LayerUploads, WAL_PIECE_BYTES_MAX, WriterConfig,
+};
+pub use catalog::{BranchSummary, Catalog, CatalogParts, Orphan};
+pub use cpu::{Cpu, InlineCpu};
+pub use error::CatalogError;
+pub use records::WalPiece;
+pub use tenant::Tenant;
+
+#[cfg(test)]
+mod tests;
