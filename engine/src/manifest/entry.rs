@@ -106,8 +106,8 @@ impl Edit {
         self.added
             .iter()
             .filter(|section| seen.insert(section.object))
-            .fold((0, 0), |(layers, bytes), section| {
-                (layers + 1, bytes + section.object_bytes)
+            .fold((0, 0), |(layers, bytes): (u64, u64), section| {
+                (layers + 1, bytes.saturating_add(section.object_bytes))
             })
     }
 }

@@ -210,8 +210,7 @@ impl<O: Objects> ManifestLog<O> {
             });
         }
         // What does not fit is refused before it is written.
-        let mut next = self.state.clone();
-        next.apply(entry.clone())?;
+        self.state.check(&entry)?;
         self.in_doubt = true;
         let number = self.state.next_number();
         let mut deks = self.names.deks.lock().await;
@@ -225,8 +224,7 @@ impl<O: Objects> ManifestLog<O> {
         )
         .await?;
         self.in_doubt = false;
-        self.state = next;
-        Ok(())
+        self.state.apply(entry)
     }
 }
 

@@ -60,55 +60,66 @@ impl ManifestState {
         ManifestState::begin(branch, 0, Entry::Create(creation))
     }
 
+    /// Whether `entry` may come next.
+    pub(crate) fn check(&self, entry: &Entry) -> Result<(), ManifestError> {
+        let facts = &self.root.facts;
+        let snapshot_due = self.next_number.is_multiple_of(ENTRIES_PER_SNAPSHOT);
+        let problem = match entry {
+            Entry::Snapshot(root) if snapshot_due && root.facts == *facts => return Ok(()),
+            Entry::Snapshot(_) if snapshot_due => "snapshot of another state",
+            _ if snapshot_due => "a snapshot was due",
+            Entry::Snapshot(_) | Entry::Create(_) => "creation or snapshot out of turn",
+            Entry::Claim { epoch } if *epoch > facts.epoch => return Ok(()),
+            Entry::Claim { .. } => "claim of an epoch that was claimed before",
+            Entry::Edit { epoch, .. } if *epoch != facts.epoch => {
+                "edit by a writer that lost its epoch"
+            }
+            Entry::Edit { edit, .. } if edit.last_lsn < facts.last_lsn => "the last LSN goes back",
+            Entry::Edit { edit, .. } if self.totals_after(edit).is_none() => {
+                "more layers go out than there are"
+            }
+            Entry::Edit { .. } => return Ok(()),
+        };
+        Err(ManifestError::Inconsistent {
+            branch: self.branch,
+            number: self.next_number,
+            problem,
+        })
+    }
+
     /// Folds in the next entry. On an error the state is as it was.
     pub(crate) fn apply(&mut self, entry: Entry) -> Result<(), ManifestError> {
-        let snapshot_due = self.next_number.is_multiple_of(ENTRIES_PER_SNAPSHOT);
+        self.check(&entry)?;
         match entry {
-            Entry::Snapshot(root) if snapshot_due => {
-                if root.facts != self.root.facts {
-                    return Err(self.does_not_fit("snapshot of another state"));
-                }
+            Entry::Snapshot(root) => {
                 self.root = root;
                 self.added.clear();
                 self.removed.clear();
             }
-            _ if snapshot_due => return Err(self.does_not_fit("a snapshot was due")),
-            Entry::Snapshot(_) | Entry::Create(_) => {
-                return Err(self.does_not_fit("creation or snapshot out of turn"));
-            }
-            Entry::Claim { epoch } => {
-                if epoch <= self.root.facts.epoch {
-                    return Err(self.does_not_fit("claim of an epoch that was claimed before"));
-                }
-                self.root.facts.epoch = epoch;
-            }
-            Entry::Edit { epoch, edit } => {
-                if epoch != self.root.facts.epoch {
-                    return Err(self.does_not_fit("edit by a writer that lost its epoch"));
-                }
-                self.apply_edit(edit)?;
-            }
+            Entry::Claim { epoch } => self.root.facts.epoch = epoch,
+            Entry::Edit { edit, .. } => self.apply_edit(edit),
+            Entry::Create(_) => unreachable!("checked above"),
         }
         self.next_number += 1;
         Ok(())
     }
 
-    fn apply_edit(&mut self, edit: Edit) -> Result<(), ManifestError> {
+    /// Number and bytes of all layers after `edit`.
+    fn totals_after(&self, edit: &Edit) -> Option<(u64, u64)> {
         let facts = &self.root.facts;
-        if edit.last_lsn < facts.last_lsn {
-            return Err(self.does_not_fit("the last LSN goes back"));
-        }
         let (came, came_bytes) = edit.added_layers();
-        let went = u64::try_from(edit.removed.len()).expect("a count fits");
-        let went_bytes: u64 = edit.removed.iter().map(|layer| layer.object_bytes).sum();
-        let count = |now: u64, came: u64, went: u64| now.checked_add(came)?.checked_sub(went);
-        let (Some(layers), Some(layer_bytes)) = (
-            count(facts.layers, came, went),
-            count(facts.layer_bytes, came_bytes, went_bytes),
-        ) else {
-            return Err(self.does_not_fit("more layers go out than there are"));
-        };
+        let went = u64::try_from(edit.removed.len()).ok()?;
+        let went_bytes = edit
+            .removed
+            .iter()
+            .try_fold(0u64, |sum, layer| sum.checked_add(layer.object_bytes))?;
+        let layers = facts.layers.checked_add(came)?.checked_sub(went)?;
+        let layer_bytes = facts.layer_bytes.checked_add(came_bytes)?;
+        Some((layers, layer_bytes.checked_sub(went_bytes)?))
+    }
 
+    fn apply_edit(&mut self, edit: Edit) {
+        let (layers, layer_bytes) = self.totals_after(&edit).expect("checked before");
         let facts = &mut self.root.facts;
         facts.layers = layers;
         facts.layer_bytes = layer_bytes;
@@ -133,15 +144,6 @@ impl ManifestState {
                         .insert(layer.object);
                 }
             }
-        }
-        Ok(())
-    }
-
-    fn does_not_fit(&self, problem: &'static str) -> ManifestError {
-        ManifestError::Inconsistent {
-            branch: self.branch,
-            number: self.next_number,
-            problem,
         }
     }
 
