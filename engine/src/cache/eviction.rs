@@ -201,6 +201,12 @@ impl S3Fifo {
         };
     }
 
+    /// Memory in use, for the test of the formula.
+    #[cfg(test)]
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.links.capacity() * size_of::<Link>() + self.ghost.memory_bytes()
+    }
+
     /// Walks both queues and asserts that they hold together. Returns how many slots are queued.
     pub(super) fn check_invariants(&self) -> usize {
         let mut queued = 0;

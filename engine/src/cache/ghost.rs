@@ -74,6 +74,11 @@ impl Ghost {
             .insert_unique(hash, position, |&p| ring[p as usize]);
     }
 
+    #[cfg(test)]
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.ring.capacity() * size_of::<u64>() + self.table.allocation_size()
+    }
+
     /// Whether `hash` is remembered; it is forgotten with that.
     pub(super) fn recall(&mut self, hash: u64) -> bool {
         let ring = &self.ring;

@@ -11,7 +11,8 @@
 //! and packs the entries of its own slots into its own blocks; an entry names its slot. The older generations are
 //! only read, and are removed when every core has written all it took over. A kill in between leaves
 //! several generations; the next start reads them newest first, and the first to claim a slot has it. There
-//! are four names; when all are taken the oldest generation is given up, with the extents that no younger one names.
+//! are four names. When all are taken, three starts in a row were broken off while they loaded, and the oldest generation
+//! is the only complete one: the next younger one makes room, with the extents that it alone names.
 //!
 //! The header of a generation is written before any of its blocks, and a block names its generation, so that nothing an
 //! older file left on the disk is taken for an entry.
@@ -104,7 +105,7 @@ impl CacheLayout {
         old.sort_by_key(|(_, index)| std::cmp::Reverse(index.header.generation));
         let number = match free_names.first() {
             Some(&number) => number,
-            None => old.pop().expect("all names are taken").0,
+            None => old.remove(old.len() - 2).0,
         };
 
         let slot_count = make_slot_files(disk, dir, config, slots_within(config, cores)).await;
@@ -171,6 +172,12 @@ impl CacheLayout {
         (slot / per_file, u64::from(slot % per_file) * SLOT_BYTES)
     }
 
+    /// The first slot behind the file that `slot` is in.
+    pub(super) fn file_end(&self, slot: u32) -> u32 {
+        let per_file = self.0.config.slots_per_file;
+        (slot / per_file + 1).saturating_mul(per_file)
+    }
+
     /// The index file of this generation.
     pub(super) fn index_path(&self) -> Option<PathBuf> {
         Some(index_path(&self.0.dir, self.0.index?))
@@ -192,7 +199,11 @@ impl CacheLayout {
         if self.0.cores_loading.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
-        for number in (0..INDEX_FILES).filter(|n| Some(*n) != self.0.index) {
+        // Without a generation of our own the older ones are still the best there is.
+        let Some(ours) = self.0.index else {
+            return;
+        };
+        for number in (0..INDEX_FILES).filter(|n| *n != ours) {
             let path = index_path(&self.0.dir, number);
             if let Err(error) = disk.remove(&path).await {
                 warn!(%error, path = %path.display(), "an old cache index stays");
@@ -241,7 +252,8 @@ async fn make_slot_files<D: Disk>(
                     slots_wanted,
                     "a cache file cannot be made: the cache stays smaller"
                 );
-                // It may have got part of its space; nobody is going to use it.
+                // It may have got part of its space. Nobody is going to use that; and if it cannot be removed
+                // either, the warning above has said enough.
                 let _ = disk.remove(&path).await;
                 break;
             }

@@ -132,13 +132,15 @@ impl<D: Disk> ShardCache<D> {
                 usable.for_each(|entry| table.adopt(entry));
             }
             Dealt::Empty { first, count } => {
-                let per_file = shared.layout.config().slots_per_file;
                 let end = first + count;
                 let mut start = first;
                 while start < end {
-                    let file_end = (start / per_file + 1).saturating_mul(per_file);
-                    let run_end = end.min(file_end);
-                    if shared.has_file(start) {
+                    let usable = shared.has_file(start);
+                    let mut run_end = start;
+                    while run_end < end && shared.has_file(run_end) == usable {
+                        run_end = shared.layout.file_end(run_end).min(end);
+                    }
+                    if usable {
                         table.add(start, run_end - start);
                     }
                     start = run_end;

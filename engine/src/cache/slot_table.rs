@@ -74,11 +74,12 @@ const TABLE_BYTES_PER_ITEM: usize = 5 * 32 / 7 + 1;
 impl SlotTable {
     /// Takes over empty slots `first..first + count`.
     pub(super) fn add(&mut self, first: u32, count: u32) {
-        self.free.reserve(count as usize);
+        let start = to_u32(self.slots.len());
         for number in first..first + count {
-            let position = self.push(number);
-            self.free.push(position);
+            self.push(number);
         }
+        // The lowest are used first: a cache that shrinks loses the highest.
+        self.free.extend((start..start + count).rev());
         self.make_room();
     }
 
