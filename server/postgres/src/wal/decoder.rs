@@ -271,3 +271,6 @@ fn is_switch(header: &RecordHeader) -> bool {
 /// A record's length never spans pages: records begin at multiples of eight, and so do pages.
 const LENGTH_BYTES: usize = 4;
 const ALIGN_BYTES: usize = 8;
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -152,3 +152,6 @@ const XLOG_NAMES: [(u8, &str); 6] = [
     (0xb0, "page image"),
     (0xd0, "overwrite of an unfinished record"),
 ];
+
+#[cfg(test)]
+mod tests;
