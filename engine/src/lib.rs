@@ -5,7 +5,6 @@
 //!
 //! - [`types`]: LSNs, keys, ids;
 //! - `shard`: one core's share: the read path, and what runs behind it;
-//! - `versions`: which sealed blocks make up a page at an LSN, and where they are;
 //! - `layer`, `manifest`: the two object formats;
 //! - `cache`: extents on the local disk;
 //! - `io`: the ring, aligned buffers, clocks: the only place with `unsafe` and with the name of a runtime;
@@ -20,8 +19,17 @@
 pub mod cache;
 pub mod catalog;
 pub mod crypto;
+mod engine;
+pub mod error;
 pub mod io;
 pub mod layer;
 pub mod manifest;
+pub mod shard;
 pub mod store;
 pub mod types;
+
+pub use crate::engine::{
+    Core, Cores, Engine, EngineConfig, EngineParts, EngineStats, Reads, StartError,
+};
+pub use crate::error::{ErrorKind, ReadError};
+pub use crate::shard::{Answer, BranchHandle, SharedBranches};

@@ -81,6 +81,19 @@ pub struct CacheStats {
     pub slots_used: u32,
 }
 
+impl CacheStats {
+    /// Adds another core's.
+    pub fn merge(&mut self, other: &CacheStats) {
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.evictions += other.evictions;
+        self.doubtful += other.doubtful;
+        self.index_errors += other.index_errors;
+        self.slots += other.slots;
+        self.slots_used += other.slots_used;
+    }
+}
+
 impl<D: Disk> Clone for ShardCache<D> {
     fn clone(&self) -> Self {
         ShardCache(Rc::clone(&self.0))

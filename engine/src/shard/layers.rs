@@ -1,0 +1,367 @@
+//! What this core knows of branches and layers: which layers have keys of a partition, their indexes and openers.
+//!
+//! Indexes are opened once per process and shared; a core finds them through tables of its own, so that a read
+//! touches no memory that another core writes. Loading goes through [`SingleLoad`]: one request for all who need it.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
+use std::ops::{Deref, Range};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::cache::ExtentId;
+use crate::crypto::page_seal::Opener;
+use crate::error::ReadError;
+use crate::layer::{
+    BlockContents, BlockPlace, BlockScratch, ExtentDirectory, ExtentHeader, LayerError, LayerId,
+    LayerIndex, ValueKind, open_block, open_pack,
+};
+use crate::manifest::LayerSection;
+use crate::types::{Key, Lsn, ObjectId, PAGE_BYTES, Partition};
+
+use super::branches::{SharedBranch, manifest_error};
+use super::read_path::{Found, Patience, Stop};
+use super::request::BranchNumber;
+use super::single_load::SingleLoad;
+use super::{Platform, ShardState};
+
+/// A layer whose index is in memory and whose blocks can be opened.
+pub(crate) struct OpenLayer {
+    id: LayerId,
+    path: Arc<str>,
+    index: LayerIndex,
+    opener: Opener,
+}
+
+/// A core's own handle on a shared layer: cloning it touches no count that other cores do.
+#[derive(Clone)]
+pub(super) struct LayerOnCore(Rc<SharedLayer>);
+
+struct SharedLayer(Arc<OpenLayer>);
+
+impl Deref for LayerOnCore {
+    type Target = OpenLayer;
+
+    fn deref(&self) -> &OpenLayer {
+        &self.0.0
+    }
+}
+
+impl OpenLayer {
+    /// A layer from its sealed index.
+    pub(crate) fn new(id: LayerId, path: Arc<str>, index: LayerIndex, opener: Opener) -> OpenLayer {
+        OpenLayer {
+            id,
+            path,
+            index,
+            opener,
+        }
+    }
+
+    pub(super) fn object(&self) -> ObjectId {
+        self.id.object
+    }
+
+    pub(super) fn path(&self) -> Arc<str> {
+        Arc::clone(&self.path)
+    }
+
+    pub(super) fn index(&self) -> &LayerIndex {
+        &self.index
+    }
+
+    pub(super) fn extent_id(&self, extent_no: u32) -> ExtentId {
+        ExtentId {
+            tenant: self.id.tenant,
+            object: self.id.object,
+            extent_no,
+        }
+    }
+
+    /// Where an extent of this layer is in the object.
+    ///
+    /// # Panics
+    /// If the layer has no such extent: numbers come from the index itself.
+    pub(super) fn extent_range(&self, extent_no: u32) -> Range<u64> {
+        self.index
+            .extent_range(extent_no)
+            .expect("extent numbers come from this index")
+    }
+
+    /// The partition that an extent belongs to, and the extents of that partition.
+    pub(super) fn partition_of(&self, extent_no: u32) -> (Partition, Range<u32>) {
+        let partition = self
+            .index
+            .partition_of(extent_no)
+            .expect("extent numbers come from this index");
+        let section = self
+            .index
+            .section(partition)
+            .expect("an extent's partition is in the index");
+        (partition, section.extents.clone())
+    }
+
+    /// Where the sealed directory ends in the extent that starts with `head`.
+    pub(super) fn directory_end(&self, extent_no: u32, head: &[u8]) -> Result<usize, LayerError> {
+        Ok(ExtentHeader::decode(extent_no, head)?.directory_range().end)
+    }
+
+    /// Opens the directory of the extent that starts with `head`.
+    pub(super) fn open_directory(
+        &self,
+        extent_no: u32,
+        head: &[u8],
+    ) -> Result<ExtentDirectory, LayerError> {
+        ExtentDirectory::open(&self.opener, &self.id, extent_no, head)
+    }
+
+    /// Opens the block at `place` and copies the newest version of `key` at or below `at` to the front of `page`.
+    /// `None`: the block is a pack that spans the key and does not have it.
+    pub(super) fn open_value(
+        &self,
+        place: &BlockPlace,
+        sealed: &[u8],
+        key: &Key,
+        at: Lsn,
+        scratch: &mut BlockScratch,
+        page: &mut [u8; PAGE_BYTES],
+    ) -> Result<Option<Found>, LayerError> {
+        match place.contents {
+            BlockContents::Image => {
+                let len = open_block(&self.opener, &self.id, place, sealed, scratch, page)?;
+                Ok(Some(Found {
+                    len,
+                    version: place.first_lsn,
+                }))
+            }
+            BlockContents::Delta => Err(LayerError::NeedsRedo { part: place.part() }),
+            BlockContents::Pack => {
+                let pack = open_pack(&self.opener, &self.id, place, sealed, scratch)?;
+                let Some(entry) = pack.newest(key, at) else {
+                    return Ok(None);
+                };
+                if entry.kind == ValueKind::Delta {
+                    return Err(LayerError::NeedsRedo { part: place.part() });
+                }
+                page[..entry.value.len()].copy_from_slice(entry.value);
+                Ok(Some(Found {
+                    len: entry.value.len(),
+                    version: entry.lsn,
+                }))
+            }
+        }
+    }
+}
+
+impl OpenLayer {
+    /// The keys in a pack.
+    pub(super) fn keys_of_pack(
+        &self,
+        place: &BlockPlace,
+        sealed: &[u8],
+        scratch: &mut BlockScratch,
+    ) -> Result<Vec<Key>, LayerError> {
+        let pack = open_pack(&self.opener, &self.id, place, sealed, scratch)?;
+        Ok(pack.entries().map(|entry| entry.key).collect())
+    }
+}
+
+/// An open branch as this core knows it.
+pub(super) struct BranchOnCore {
+    shared: Arc<SharedBranch>,
+    partitions: RefCell<HashMap<Partition, Rc<PartitionSections>, ahash::RandomState>>,
+}
+
+impl BranchOnCore {
+    pub(super) fn number(&self) -> BranchNumber {
+        self.shared.number
+    }
+
+    pub(super) fn readable_from(&self) -> Lsn {
+        self.shared.readable_from
+    }
+
+    pub(super) fn last_lsn(&self) -> Lsn {
+        self.shared.branch.last_lsn()
+    }
+
+    /// The branch it left, and where.
+    pub(super) fn parent(&self) -> Option<(BranchNumber, Lsn)> {
+        self.shared.parent
+    }
+
+    /// Refuses an LSN that the branch can't show.
+    pub(super) fn check_readable(&self, at: Lsn) -> Result<(), ReadError> {
+        if at < self.readable_from() {
+            return Err(ReadError::Gone {
+                at,
+                horizon: self.readable_from(),
+            });
+        }
+        if at > self.last_lsn() {
+            return Err(ReadError::NotYet {
+                at,
+                last: self.last_lsn(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The parts of layers that hold keys of one partition, newest first.
+pub(super) struct PartitionSections(Vec<SectionOnCore>);
+
+/// One of them, and its layer once it is open.
+pub(super) struct SectionOnCore {
+    section: LayerSection,
+    layer: OnceCell<LayerOnCore>,
+}
+
+impl PartitionSections {
+    fn new(mut sections: Vec<LayerSection>) -> PartitionSections {
+        sections.sort_by_key(|section| std::cmp::Reverse((section.last_lsn, section.object)));
+        let on_core = |section| SectionOnCore {
+            section,
+            layer: OnceCell::new(),
+        };
+        PartitionSections(sections.into_iter().map(on_core).collect())
+    }
+
+    /// Those that may hold a version of `key` at or below `at`, newest first.
+    pub(super) fn candidates(&self, key: &Key, at: Lsn) -> impl Iterator<Item = &SectionOnCore> {
+        self.between(key, key, at)
+    }
+
+    /// Those that may hold versions of keys in `from..=to` at or below `at`, newest first.
+    pub(super) fn between(
+        &self,
+        from: &Key,
+        to: &Key,
+        at: Lsn,
+    ) -> impl Iterator<Item = &SectionOnCore> {
+        let (from, to) = (*from, *to);
+        self.0.iter().filter(move |part| {
+            let section = &part.section;
+            section.first_key <= to && from <= section.last_key && section.first_lsn <= at
+        })
+    }
+}
+
+impl SectionOnCore {
+    pub(super) fn last_lsn(&self) -> Lsn {
+        self.section.last_lsn
+    }
+}
+
+/// What this core has open.
+#[derive(Default)]
+pub(super) struct LayerTable {
+    branches: RefCell<Vec<Option<Rc<BranchOnCore>>>>,
+    layers: RefCell<HashMap<ObjectId, LayerOnCore, ahash::RandomState>>,
+    section_loads: SingleLoad<(BranchNumber, Partition)>,
+    layer_loads: SingleLoad<ObjectId>,
+}
+
+impl LayerTable {
+    /// Memory of the indexes this core uses (other cores may use the same ones) and of its lists of sections.
+    pub(super) fn resident_bytes(&self) -> usize {
+        let layers = self.layers.borrow();
+        let indexes: usize = layers
+            .values()
+            .map(|layer| layer.index.resident_bytes())
+            .sum();
+        let branches = self.branches.borrow();
+        let lists = branches.iter().flatten().flat_map(|branch| {
+            let partitions = branch.partitions.borrow();
+            let bytes = partitions
+                .values()
+                .map(|list| size_of_val(&list.0[..]))
+                .sum::<usize>();
+            Some(bytes)
+        });
+        indexes + lists.sum::<usize>()
+    }
+}
+
+impl<P: Platform> ShardState<P> {
+    /// An open branch by its number.
+    pub(super) fn branch(&self, number: BranchNumber) -> Rc<BranchOnCore> {
+        let slot = number as usize;
+        let mut branches = self.layers.branches.borrow_mut();
+        if branches.len() <= slot {
+            branches.resize_with(slot + 1, || None);
+        }
+        let branch = branches[slot].get_or_insert_with(|| {
+            let shared = self.branches.get(number);
+            Rc::new(BranchOnCore {
+                shared,
+                partitions: RefCell::default(),
+            })
+        });
+        Rc::clone(branch)
+    }
+
+    /// The sections of a partition; asks the store the first time.
+    pub(super) async fn sections(
+        &self,
+        branch: &BranchOnCore,
+        partition: Partition,
+        patience: Patience,
+    ) -> Result<Rc<PartitionSections>, Stop> {
+        loop {
+            if let Some(known) = branch.partitions.borrow().get(&partition) {
+                return Ok(Rc::clone(known));
+            }
+            if patience == Patience::Hits {
+                return Err(Stop::NeedsStore);
+            }
+            let load = async {
+                let sections = branch
+                    .shared
+                    .branch
+                    .sections_of(&self.store, partition)
+                    .await;
+                let sections = PartitionSections::new(sections.map_err(manifest_error)?);
+                branch
+                    .partitions
+                    .borrow_mut()
+                    .insert(partition, Rc::new(sections));
+                Ok(())
+            };
+            self.layers
+                .section_loads
+                .run((branch.number(), partition), load)
+                .await?;
+        }
+    }
+
+    /// The layer of a section, its index in memory; asks the store the first time.
+    pub(super) async fn layer(
+        &self,
+        branch: &BranchOnCore,
+        part: &SectionOnCore,
+        patience: Patience,
+    ) -> Result<LayerOnCore, Stop> {
+        loop {
+            if let Some(layer) = part.layer.get() {
+                return Ok(layer.clone());
+            }
+            let object = part.section.object;
+            if let Some(layer) = self.layers.layers.borrow().get(&object) {
+                return Ok(part.layer.get_or_init(|| layer.clone()).clone());
+            }
+            if patience == Patience::Hits {
+                return Err(Stop::NeedsStore);
+            }
+            let load = async {
+                let layer = self.branches.layer(&branch.shared, &part.section).await?;
+                self.layers
+                    .layers
+                    .borrow_mut()
+                    .insert(object, LayerOnCore(Rc::new(SharedLayer(layer))));
+                Ok(())
+            };
+            self.layers.layer_loads.run(object, load).await?;
+        }
+    }
+}
