@@ -6,7 +6,7 @@
 //! - [`worker`]: serves the queues on a store thread; `fill`: extents on their way to the cache;
 //! - [`reliable`]: deadlines, retries and hedges over a bare [`objects::Objects`]; `miss_stream`: a body that goes on
 //!   where it broke off; `hedge`, `retry_budget`: what bounds the extra requests;
-//! - [`http_objects`]: the bare store by URL; [`memory`]: a deterministic one; [`faulty`]: any of them, with faults;
+//! - [`url_objects`]: the bare store, named by a [`store_url`]; [`memory`]: a deterministic one; [`faulty`]: any of them, with faults;
 //! - [`probe`]: does the store honour put-if-absent.
 
 pub mod client;
@@ -17,10 +17,15 @@ mod hedge;
 pub mod memory;
 mod miss_stream;
 pub mod objects;
+pub mod probe;
 pub mod reliable;
 pub mod requests;
 mod retry_budget;
 pub mod stats;
+pub mod store_url;
+#[cfg(test)]
+mod test_runtime;
+pub mod url_objects;
 pub mod worker;
 
 pub use client::{StoreClient, StoreQueues, TryFetchError};

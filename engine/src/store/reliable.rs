@@ -447,3 +447,6 @@ async fn race<T>(
         Either::Right((result, _)) => (result, true),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -312,3 +312,6 @@ async fn first_of(first: &Receiver<Job>, second: &Receiver<Job>) -> Option<Job> 
 const AHEAD_PAUSE: Duration = Duration::from_millis(1);
 /// How often it does so before each chunk.
 const AHEAD_PAUSES_MAX: u32 = 20;
+
+#[cfg(test)]
+mod tests;
