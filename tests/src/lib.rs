@@ -3,8 +3,12 @@
 //! - [`postgres`]: throw-away clusters;
 //! - [`tools`]: where `tests/run` put the servers that play object stores.
 //! - [`sim`]: the deterministic simulation.
+//! - [`object_contract`]: what every object store must do; [`stores`]: servers that play them; [`gcs_stub`].
 #![forbid(unsafe_code)]
 
+pub mod gcs_stub;
+pub mod object_contract;
 pub mod postgres;
 pub mod sim;
+pub mod stores;
 pub mod tools;
