@@ -5,8 +5,11 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use engine::types::{Key, Lsn};
 use harness::postgres::{MapSink, TestCluster};
-use postgres::import::{ImportError, ImportSource, ImportSummary};
+use postgres::import::{
+    ImportError, ImportSink, ImportSource, ImportStart, ImportSummary, SinkError,
+};
 use postgres::key::{Fork, PostgresKey, Relation, Slru};
 use postgres::local_cluster::{ClusterOptions, StopMode};
 use postgres::replication::BackupOptions;
@@ -104,6 +107,27 @@ fn relation_of(cluster: &TestCluster, database: &str, name: &str) -> String {
         .expect("path of a relation")
 }
 
+/// By the tar files that `pg_basebackup` makes; builds of the server alone (by `PAGESERVER_TEST_PG_BIN`) lack it.
+fn by_tar_files(cluster: &TestCluster) -> Option<(MapSink, ImportSummary)> {
+    if !cluster.binaries().has("pg_basebackup") {
+        return None;
+    }
+    let tars = cluster.scratch("tars");
+    base_backup(
+        cluster,
+        &["-X", "stream", "-D", tars.to_str().expect("UTF-8")],
+    );
+    let tars = ImportSource::of_path(&tars).expect("tars");
+    Some(import(&tars).expect("import of the tar files"))
+}
+
+fn base_backup(cluster: &TestCluster, arguments: &[&str]) {
+    let arguments = [&["-Ft", "-c", "fast"], arguments].concat();
+    cluster
+        .run("pg_basebackup", &arguments)
+        .expect("pg_basebackup");
+}
+
 #[test]
 fn three_sources_give_the_same_versions_and_those_are_the_clusters_files() {
     for data_checksums in [true, false] {
@@ -120,33 +144,16 @@ fn three_sources_give_the_same_versions_and_those_are_the_clusters_files() {
 
         let (by_protocol, summary) =
             import(&live(&cluster)).expect("import of the running cluster");
-        let tars = cluster.scratch("tars");
-        cluster
-            .run(
-                "pg_basebackup",
-                &[
-                    "-Ft",
-                    "-X",
-                    "stream",
-                    "-c",
-                    "fast",
-                    "-D",
-                    tars.to_str().expect("UTF-8"),
-                ],
-            )
-            .expect("pg_basebackup");
-        let tars = ImportSource::of_path(&tars).expect("tars");
-        let (by_tar, of_tar) = import(&tars).expect("import of the tar files");
+        let by_tar = by_tar_files(&cluster);
         cluster.stop(StopMode::Fast).expect("stops");
         let (by_files, of_files) = import(&stopped(&cluster)).expect("import of the files");
 
         assert_same(&by_protocol, &by_files, "protocol and files");
-        assert_same(&by_tar, &by_files, "tar and files");
-        for (sink, summary) in [
-            (&by_protocol, summary),
-            (&by_tar, of_tar),
-            (&by_files, of_files),
-        ] {
+        if let Some((by_tar, of_tar)) = &by_tar {
+            assert_same(by_tar, &by_files, "tar and files");
+            check_facts(by_tar, of_tar, data_checksums);
+        }
+        for (sink, summary) in [(&by_protocol, summary), (&by_files, of_files)] {
             check_facts(sink, &summary, data_checksums);
         }
         assert_eq!(
@@ -211,7 +218,7 @@ fn check_against_files(data: &Path, sink: &MapSink, fleeting: &str) {
             let pages = content.chunks(PAGE);
             let size = RelationSize {
                 blocks: u32::try_from(pages.len()).expect("small"),
-                generation: engine::types::Lsn::INVALID,
+                generation: Lsn::INVALID,
             };
             expected.insert(PostgresKey::RelationSize { relation, fork }, size.encode());
             for (block, page) in (0..).zip(pages) {
@@ -356,29 +363,18 @@ fn a_cluster_at_work_is_refused_with_the_reason() {
     cluster.settle();
     // Between start and stop of the backup: the sink writes when the first page arrives.
     struct Writing<'a>(&'a TestCluster, MapSink);
-    impl postgres::import::ImportSink for Writing<'_> {
-        fn begin(
-            &mut self,
-            start: &postgres::import::ImportStart,
-        ) -> Result<(), postgres::import::SinkError> {
+    impl ImportSink for Writing<'_> {
+        fn begin(&mut self, start: &ImportStart) -> Result<(), SinkError> {
             self.0.sql("postgres", "insert into t values (2)")?;
             self.1.begin(start)
         }
-        fn put(
-            &mut self,
-            key: engine::types::Key,
-            value: &[u8],
-        ) -> Result<(), postgres::import::SinkError> {
+        fn put(&mut self, key: Key, value: &[u8]) -> Result<(), SinkError> {
             self.1.put(key, value)
         }
-        fn wal(
-            &mut self,
-            at: engine::types::Lsn,
-            bytes: &[u8],
-        ) -> Result<(), postgres::import::SinkError> {
+        fn wal(&mut self, at: Lsn, bytes: &[u8]) -> Result<(), SinkError> {
             self.1.wal(at, bytes)
         }
-        fn progress(&mut self, bytes: u64) -> Result<(), postgres::import::SinkError> {
+        fn progress(&mut self, bytes: u64) -> Result<(), SinkError> {
             self.1.progress(bytes)
         }
     }
@@ -442,25 +438,78 @@ fn directories_that_were_not_shut_down_are_refused() {
 }
 
 #[test]
-fn a_backup_without_its_wal_is_refused() {
+fn backups_without_their_wal_or_in_part_are_refused() {
     let cluster = TestCluster::start_new(ClusterOptions::default());
-    let tars = cluster.scratch("tars");
-    cluster
-        .run(
-            "pg_basebackup",
-            &[
-                "-Ft",
-                "-X",
-                "none",
-                "-c",
-                "fast",
-                "-D",
-                tars.to_str().expect("UTF-8"),
-            ],
-        )
-        .expect("pg_basebackup");
-    let error = import(&ImportSource::BackupTar(tars))
-        .err()
-        .expect("refused");
-    assert!(matches!(error, ImportError::NoWal), "{error}");
+    if !cluster.binaries().has("pg_basebackup") {
+        return;
+    }
+    let backup = |name: &str, wal: &str| {
+        let folder = cluster.scratch(name);
+        base_backup(
+            &cluster,
+            &["-X", wal, "-D", folder.to_str().expect("UTF-8")],
+        );
+        folder
+    };
+    cluster.settle();
+    let refused = |folder: &Path| {
+        let source = ImportSource::of_path(folder).expect("tars");
+        import(&source).err().expect("refused")
+    };
+    let none = refused(&backup("none", "none"));
+    assert!(matches!(none, ImportError::NoWal), "{none}");
+
+    // WAL within base.tar does as well as beside it.
+    let fetched = backup("fetched", "fetch");
+    import(&ImportSource::BackupTar(fetched.join("base.tar"))).expect("a whole backup");
+    let base = fs::File::options()
+        .write(true)
+        .open(fetched.join("base.tar"))
+        .expect("base.tar");
+    let length = base.metadata().expect("length").len();
+    // Any cut: in the middle of files, of the control file, of the WAL.
+    for part in [1, 4, 7] {
+        base.set_len(length * (8 - part) / 8).expect("cut");
+        refused(&fetched);
+    }
+    let compressed = cluster.scratch("compressed");
+    fs::create_dir(&compressed).expect("a folder");
+    fs::write(compressed.join("base.tar.gz"), "").expect("a file");
+    assert!(refused(&compressed).to_string().contains("decompress"));
+}
+
+#[test]
+fn an_import_ends_when_its_sink_says_so() {
+    let cluster = TestCluster::start_new(ClusterOptions::default());
+    struct Full(u32);
+    impl ImportSink for Full {
+        fn begin(&mut self, _: &ImportStart) -> Result<(), SinkError> {
+            Ok(())
+        }
+        fn put(&mut self, _: Key, _: &[u8]) -> Result<(), SinkError> {
+            self.0 += 1;
+            if self.0 == 100 {
+                Err("full".into())
+            } else {
+                Ok(())
+            }
+        }
+        fn wal(&mut self, _: Lsn, _: &[u8]) -> Result<(), SinkError> {
+            Ok(())
+        }
+        fn progress(&mut self, _: u64) -> Result<(), SinkError> {
+            Ok(())
+        }
+    }
+    let mut sink = Full(0);
+    let error = live(&cluster).import(&mut sink).expect_err("ended");
+    assert!(matches!(error, ImportError::Sink(_)), "{error}");
+    assert_eq!(sink.0, 100);
+    // The server notices that nobody listens any more, and gives the backup up.
+    let senders = "select count(*) from pg_stat_replication";
+    let gone = (0..100).any(|_| {
+        let left = cluster.sql("postgres", senders).expect("counts");
+        left == "0" || cluster.sql("postgres", "select pg_sleep(0.1)").is_err()
+    });
+    assert!(gone, "a walsender is left");
 }

@@ -1,8 +1,8 @@
 //! `global/pg_control` of Postgres 15 to 18: which cluster this is, in which state, and from where redo starts.
 //!
 //! Read only. The file is the C struct as the server's compiler lays it out (64-bit, little-endian), padded with
-//! zeros to 8,192 bytes, with a CRC-32C over the struct right behind it. 15, 16 and 17 share one layout
-//! (version 1300) and differ in the catalog version; 18 (version 1800) has one more byte before the nonce.
+//! zeros to 8,192 bytes, with a CRC-32C over the struct right behind it. 15 and 16 (version 1300) and 17 (1700)
+//! share one layout; 18 (1800) has one more byte before the nonce. The catalog version tells the major version.
 
 use std::fmt;
 
@@ -86,7 +86,7 @@ pub enum ControlFileError {
     Length(usize),
     /// A version of the struct that is not known.
     #[error(
-        "pg_control has version {0}; known are 1300 (PostgreSQL 15 to 17) and 1800 (PostgreSQL 18)"
+        "pg_control has version {0}; known are 1300 (PostgreSQL 15 and 16), 1700 (17) and 1800 (18)"
     )]
     Version(u32),
     /// Damaged.
@@ -138,7 +138,7 @@ impl ControlFile {
         let flag = |at: usize| file[at] != 0;
 
         let crc_at = match word(VERSION_AT) {
-            1300 => CRC_AT_1300,
+            1300 | 1700 => CRC_AT_1300,
             1800 => CRC_AT_1800,
             other => return Err(ControlFileError::Version(other)),
         };
@@ -306,7 +306,7 @@ mod tests {
         for (version, catalog, major) in [
             (1300, 202_209_061, 15),
             (1300, 202_307_071, 16),
-            (1300, 202_406_281, 17),
+            (1700, 202_406_281, 17),
             (1800, 202_506_291, 18),
         ] {
             let control = ControlFile::decode(&file(version, catalog, |_| {})).expect("good file");

@@ -318,6 +318,11 @@ impl LocalCluster {
         Ok(path)
     }
 
+    /// The programs that this cluster was made with.
+    pub fn binaries(&self) -> &Binaries {
+        &self.binaries
+    }
+
     /// The data directory.
     pub fn data_directory(&self) -> PathBuf {
         self.folder.join("data")
