@@ -182,6 +182,9 @@ impl LocalCluster {
             .arg(&data);
         if options.data_checksums {
             initdb.arg("--data-checksums");
+        } else if cluster.major_version()? >= 18 {
+            // On by default there; older ones do not know the option.
+            initdb.arg("--no-data-checksums");
         }
         if let Some(mib) = options.wal_segment_mib {
             initdb.arg(format!("--wal-segsize={mib}"));
@@ -316,6 +319,17 @@ impl LocalCluster {
             source,
         })?;
         Ok(path)
+    }
+
+    /// The major version of the programs.
+    /// # Errors
+    /// `initdb --version` does not run.
+    pub fn major_version(&self) -> Result<u32, LocalClusterError> {
+        // "initdb (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"
+        let text = self.run("initdb", &["--version"])?;
+        let version = text.split_whitespace().nth(2).unwrap_or_default();
+        let digits = version.split(|c: char| !c.is_ascii_digit()).next();
+        Ok(digits.and_then(|major| major.parse().ok()).unwrap_or(0))
     }
 
     /// The programs that this cluster was made with.
