@@ -13,7 +13,9 @@ use super::ghost::Ghost;
 /// The two queues and the ghosts.
 #[derive(Debug, Default)]
 pub(super) struct S3Fifo {
+    /// Links of the slots that were queued at least once, and of those before them.
     links: Vec<Link>,
+    capacity: usize,
     small: Queue,
     main: Queue,
     ghost: Ghost,
@@ -43,6 +45,12 @@ struct Queue {
 }
 
 const NONE: u32 = u32::MAX;
+const NOWHERE: Link = Link {
+    newer: NONE,
+    older: NONE,
+    place: Place::Nowhere,
+    hits: 0,
+};
 const HITS_MAX: u8 = 3;
 /// Slots in use that a search for a victim passes over before it gives up.
 const HELD_PASSED_MAX: u32 = 256;
@@ -58,17 +66,12 @@ impl Default for Queue {
 }
 
 impl S3Fifo {
-    /// Makes room for slots `0..capacity`.
+    /// Makes room for slots `0..capacity`; memory is touched only as they are queued.
     pub(super) fn grow(&mut self, capacity: u32) {
         let capacity = capacity as usize;
-        assert!(capacity >= self.links.len(), "slots are never taken away");
-        let nowhere = Link {
-            newer: NONE,
-            older: NONE,
-            place: Place::Nowhere,
-            hits: 0,
-        };
-        self.links.resize(capacity, nowhere);
+        assert!(capacity >= self.capacity, "slots are never taken away");
+        self.capacity = capacity;
+        self.links.reserve(capacity - self.links.len());
         self.ghost.grow(capacity - self.small_target());
     }
 
@@ -99,7 +102,7 @@ impl S3Fifo {
 
     /// Whether the slot is in the main queue, and whether it was hit: what an index remembers.
     pub(super) fn standing(&self, slot: u32) -> (bool, bool) {
-        let link = &self.links[slot as usize];
+        let link = self.links.get(slot as usize).unwrap_or(&NOWHERE);
         (link.place == Place::Main, link.hits > 0)
     }
 
@@ -173,10 +176,14 @@ impl S3Fifo {
 
     /// Slots of the small queue beyond which victims come from there.
     fn small_target(&self) -> usize {
-        (self.links.len() / 10).max(1).min(self.links.len())
+        (self.capacity / 10).max(1).min(self.capacity)
     }
 
     fn insert_at(&mut self, slot: u32, place: Place, hits: u8) {
+        assert!((slot as usize) < self.capacity, "slot {slot} has room");
+        if self.links.len() <= slot as usize {
+            self.links.resize(slot as usize + 1, NOWHERE);
+        }
         assert!(
             self.links[slot as usize].place == Place::Nowhere,
             "a slot is queued once"

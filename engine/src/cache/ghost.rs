@@ -8,70 +8,59 @@ use hashbrown::HashTable;
 
 #[derive(Debug, Default)]
 pub(super) struct Ghost {
-    /// Hashes in the order of eviction, from `oldest` on; one that was recalled stays until it is overwritten.
+    /// Hashes; once all places are taken, in the order of eviction from `oldest` on. One that was recalled stays until it is
+    /// overwritten.
     ring: Vec<u64>,
+    capacity: usize,
     oldest: usize,
-    len: usize,
     /// Positions in `ring` of the hashes that are remembered.
     table: HashTable<u32>,
 }
 
 impl Ghost {
-    /// Remembers at least `capacity` hashes from now on; never fewer than before, and when it grows by little, twice as
-    /// many, so that growing step by step stays cheap. The only call that allocates.
+    /// Remembers `capacity` hashes from now on; never fewer than before. The only call that allocates.
     pub(super) fn grow(&mut self, capacity: usize) {
-        if capacity <= self.ring.len() {
+        if capacity <= self.capacity {
             return;
         }
-        let capacity = capacity.max(2 * self.ring.len());
-        let mut kept = Vec::with_capacity(capacity);
-        kept.extend((0..self.len).map(|n| self.ring[(self.oldest + n) % self.ring.len()]));
-        let alive: Vec<bool> = (0..self.len)
-            .map(|n| {
-                let at = (self.oldest + n) % self.ring.len();
-                self.table
-                    .find(self.ring[at], |&p| p as usize == at)
-                    .is_some()
-            })
-            .collect();
-        kept.resize(capacity, 0);
-        self.ring = kept;
-        self.oldest = 0;
-        self.table.clear();
-        let ring = &self.ring;
-        // Twice the size spares rehashing in place, which hash tables do when deletions pile up.
-        self.table.reserve(2 * capacity, |&p| ring[p as usize]);
-        for (at, _) in alive.iter().enumerate().filter(|(_, alive)| **alive) {
-            let position = u32::try_from(at).expect("as many hashes as slots");
-            self.table
-                .insert_unique(ring[at], position, |&p| ring[p as usize]);
+        if self.oldest > 0 {
+            let (len, shift) = (self.ring.len(), self.oldest);
+            self.ring.rotate_left(shift);
+            for position in &mut self.table {
+                let at = (*position as usize + len - shift) % len;
+                *position = to_position(at);
+            }
+            self.oldest = 0;
         }
+        self.capacity = capacity;
+        self.ring.reserve(capacity - self.ring.len());
+        let ring = &self.ring;
+        // Twice the size, so that what deletions leave behind is cleared without growing again.
+        let more = 2 * capacity - self.table.len();
+        self.table.reserve(more, |&p| ring[p as usize]);
     }
 
     /// Remembers `hash` as the newest.
     pub(super) fn remember(&mut self, hash: u64) {
-        if self.ring.is_empty() {
+        if self.capacity == 0 {
             return;
         }
-        let at = (self.oldest + self.len) % self.ring.len();
-        if self.len == self.ring.len() {
-            let oldest = self.oldest;
-            if let Ok(entry) = self
-                .table
-                .find_entry(self.ring[oldest], |&p| p as usize == oldest)
-            {
+        self.recall(hash);
+        let at = if self.ring.len() < self.capacity {
+            self.ring.push(hash);
+            self.ring.len() - 1
+        } else {
+            let at = self.oldest;
+            self.oldest = (at + 1) % self.capacity;
+            let forgotten = std::mem::replace(&mut self.ring[at], hash);
+            if let Ok(entry) = self.table.find_entry(forgotten, |&p| p as usize == at) {
                 entry.remove();
             }
-            self.oldest = (oldest + 1) % self.ring.len();
-        } else {
-            self.len += 1;
-        }
-        self.recall(hash);
-        self.ring[at] = hash;
+            at
+        };
         let ring = &self.ring;
-        let position = u32::try_from(at).expect("as many hashes as slots");
         self.table
-            .insert_unique(hash, position, |&p| ring[p as usize]);
+            .insert_unique(hash, to_position(at), |&p| ring[p as usize]);
     }
 
     #[cfg(test)]
@@ -92,6 +81,10 @@ impl Ghost {
     }
 }
 
+fn to_position(at: usize) -> u32 {
+    u32::try_from(at).expect("no more ghosts than slots")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,7 +102,7 @@ mod tests {
         assert!(ghost.recall(4));
         assert!(!ghost.recall(4), "once");
         ghost.grow(5);
-        assert!(!ghost.recall(4), "also after growing, to six");
+        assert!(!ghost.recall(4), "also after growing");
         for hash in 6..=8 {
             ghost.remember(hash);
         }

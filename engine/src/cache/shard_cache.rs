@@ -141,8 +141,9 @@ impl<D: Disk> ShardCache<D> {
         let mut table = shared.table.borrow_mut();
         match deal.0 {
             Dealt::Filled(entries) => {
-                let usable = entries.iter().filter(|e| shared.has_file(e.slot));
-                usable.for_each(|entry| table.adopt(entry));
+                let mut usable = entries;
+                usable.retain(|entry| shared.has_file(entry.slot));
+                table.adopt(usable.into_iter());
             }
             Dealt::Empty { first, count } => {
                 let end = first + count;

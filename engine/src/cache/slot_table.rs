@@ -15,7 +15,8 @@
 //! A slot's position here is its position in this core's part of the index: `position / ENTRIES_PER_BLOCK` is
 //! the block. Changes mark the block dirty; the index writer takes dirty blocks in turn.
 //!
-//! Only [`SlotTable::add`] and [`SlotTable::adopt`] allocate, when slots are dealt to the core after a start.
+//! Only [`SlotTable::add`] and [`SlotTable::adopt`] allocate, when slots are dealt to the core after a start. Slots that were
+//! never used are not listed one by one, so that a large empty cache costs neither time nor memory that is touched.
 
 use std::collections::VecDeque;
 
@@ -31,6 +32,9 @@ use super::index_format::{ENTRIES_PER_BLOCK, Entry};
 #[derive(Debug, Default)]
 pub(super) struct SlotTable {
     slots: Vec<Slot>,
+    /// Runs of slots that have no position yet: first number and count.
+    unused: VecDeque<(u32, u32)>,
+    unused_count: u32,
     /// Positions of `Filling` and `Filled` slots by extent.
     by_extent: HashTable<u32>,
     eviction: S3Fifo,
@@ -72,21 +76,22 @@ pub(super) const SLOT_MEMORY_BYTES: usize =
 const TABLE_BYTES_PER_ITEM: usize = 5 * 32 / 7 + 1;
 
 impl SlotTable {
-    /// Takes over empty slots `first..first + count`.
+    /// Takes over empty slots `first..first + count`. They are used from the lowest up: a cache that shrinks
+    /// loses the highest.
     pub(super) fn add(&mut self, first: u32, count: u32) {
-        let start = to_u32(self.slots.len());
-        for number in first..first + count {
-            self.push(number);
-        }
-        // The lowest are used first: a cache that shrinks loses the highest.
-        self.free.extend((start..start + count).rev());
-        self.make_room();
+        self.unused.push_back((first, count));
+        self.unused_count += count;
+        self.make_room(0);
     }
 
-    /// Takes over a slot as an earlier run left it. If its extent is here already, the slot is merely a free one.
-    pub(super) fn adopt(&mut self, entry: &Entry) {
+    /// Takes over slots as an earlier run left them. Where an extent is here already, the slot is merely a free one.
+    pub(super) fn adopt(&mut self, entries: impl ExactSizeIterator<Item = Entry>) {
+        self.make_room(entries.len());
+        entries.for_each(|entry| self.adopt_one(&entry));
+    }
+
+    fn adopt_one(&mut self, entry: &Entry) {
         let position = self.push(entry.slot);
-        self.make_room();
         if self.find(&entry.id).is_some() {
             self.free.push(position);
             return;
@@ -140,7 +145,7 @@ impl SlotTable {
         if self.contains(&id) {
             return None;
         }
-        let position = match self.free.pop() {
+        let position = match self.free.pop().or_else(|| self.take_unused()) {
             Some(position) => position,
             None => self.evict()?,
         };
@@ -231,12 +236,12 @@ impl SlotTable {
 
     /// Slots owned, and slots that hold an extent.
     pub(super) fn counts(&self) -> (u32, u32) {
-        (to_u32(self.slots.len()), to_u32(self.by_extent.len()))
+        (to_u32(self.capacity()), to_u32(self.by_extent.len()))
     }
 
     /// Blocks that the slots of this core take in the index.
     pub(super) fn block_count(&self) -> u32 {
-        to_u32(self.slots.len().div_ceil(ENTRIES_PER_BLOCK))
+        to_u32(self.capacity().div_ceil(ENTRIES_PER_BLOCK))
     }
 
     /// Takes the block that has been dirty longest; what changes in it from now on makes it dirty again.
@@ -280,6 +285,8 @@ impl SlotTable {
             numbers.windows(2).all(|w| w[0] < w[1]),
             "each slot is here once"
         );
+        let unused: u32 = self.unused.iter().map(|(_, count)| count).sum();
+        assert_eq!(unused, self.unused_count, "unused slots are counted");
         let mut listed = vec![0; self.slots.len()];
         self.free.iter().for_each(|&p| listed[p as usize] += 1);
         let mut known = 0;
@@ -358,12 +365,30 @@ impl SlotTable {
         position
     }
 
-    /// Lets everything else grow to the number of slots.
-    fn make_room(&mut self) {
-        let capacity = self.slots.len();
+    /// Gives the next unused slot a position.
+    fn take_unused(&mut self) -> Option<u32> {
+        let (first, count) = self.unused.front_mut()?;
+        let number = *first;
+        *first += 1;
+        *count -= 1;
+        if *count == 0 {
+            self.unused.pop_front();
+        }
+        self.unused_count -= 1;
+        Some(self.push(number))
+    }
+
+    fn capacity(&self) -> usize {
+        self.slots.len() + self.unused_count as usize
+    }
+
+    /// Takes the memory for all slots there are and `more` to come.
+    fn make_room(&mut self, more: usize) {
+        let capacity = self.capacity() + more;
+        self.slots.reserve(capacity - self.slots.len());
         self.eviction.grow(to_u32(capacity));
-        self.is_dirty
-            .resize(capacity.div_ceil(ENTRIES_PER_BLOCK), false);
+        let blocks = capacity.div_ceil(ENTRIES_PER_BLOCK);
+        self.is_dirty.resize(blocks.max(self.is_dirty.len()), false);
         self.dirty.reserve(self.is_dirty.len() - self.dirty.len());
         self.free.reserve(capacity - self.free.len());
         let slots = &self.slots;

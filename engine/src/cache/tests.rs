@@ -13,7 +13,6 @@ use rand_core::{RngCore, SeedableRng};
 
 use super::memory_disk::MemoryDisk;
 use super::*;
-use crate::io::disk::Disk;
 use crate::types::{BranchId, Id, ObjectId, Partition, TenantId};
 
 const DIR: &str = "/cache";
@@ -139,7 +138,7 @@ impl Server {
     }
 
     fn flush(&self) -> bool {
-        self.cores.iter().map(|c| now(c.flush())).all(|done| done)
+        self.cores.iter().all(|c| now(c.flush()))
     }
 
     fn check(&self) {

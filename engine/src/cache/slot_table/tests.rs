@@ -99,11 +99,12 @@ fn adopted_extents_are_found_and_doubles_become_free_slots() {
     }
     let entries: Vec<Entry> = old.entries(0).flatten().collect();
     let mut new = SlotTable::default();
-    entries.iter().for_each(|entry| new.adopt(entry));
-    new.adopt(&Entry {
+    let double = Entry {
         slot: 99,
         ..entries[4]
-    });
+    };
+    new.adopt(entries.into_iter());
+    new.adopt([double].into_iter());
     new.check_invariants();
     for number in 0..10 {
         let position = new.lookup(&id(number)).expect("adopted");
