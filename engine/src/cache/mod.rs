@@ -12,7 +12,7 @@
 //! Memory of the cache, in bytes, all cores together:
 //!
 //! ```text
-//! slots * SLOT_MEMORY_BYTES            slots = cache_bytes / 256 KiB; 146 each, 0.06 % of cache_bytes
+//! slots * SLOT_MEMORY_BYTES            slots = cache_bytes / 256 KiB; 150 each, 0.06 % of cache_bytes
 //! + slots / 8 + 256 KiB                while the index is loaded
 //! + cores * 4 KiB                      one index block on its way
 //! + cores * ram_bytes                  what `RamTier` was given
