@@ -68,7 +68,10 @@ fn a_kill_loses_what_was_not_written_and_what_is_stale_is_a_miss() {
     drop(server);
 
     let server = Server::start(&disk, &config, 2);
-    assert!(server.present(500..600).is_empty(), "they never were in the index");
+    assert!(
+        server.present(500..600).is_empty(),
+        "they never were in the index"
+    );
     assert_eq!(server.present(0..100).len(), 100);
     assert_eq!(server.hits(0..100), here.len());
     assert_eq!(server.doubtful(), u64::try_from(replaced).expect("small"));
