@@ -23,6 +23,8 @@ pub(crate) enum Access {
     },
     /// Neighbours in order, from a random start, around the end.
     Sequential,
+    /// Every page once, in an order without neighbours, from a random start; then again.
+    Scattered,
 }
 
 impl fmt::Display for Access {
@@ -31,6 +33,7 @@ impl fmt::Display for Access {
             Access::Uniform => f.write_str("uniform"),
             Access::Zipf { exponent } => write!(f, "zipf:{exponent}"),
             Access::Sequential => f.write_str("sequential"),
+            Access::Scattered => f.write_str("scattered"),
         }
     }
 }
@@ -45,6 +48,7 @@ impl FromStr for Access {
         {
             ("uniform", None) => Ok(Access::Uniform),
             ("sequential", None) => Ok(Access::Sequential),
+            ("scattered", None) => Ok(Access::Scattered),
             ("zipf", exponent) => {
                 let exponent = exponent.map_or(Ok(0.99), str::parse);
                 match exponent {
@@ -55,7 +59,7 @@ impl FromStr for Access {
                 }
             }
             _ => Err(format!(
-                "{text:?} is none of uniform, zipf[:EXPONENT], sequential"
+                "{text:?} is none of uniform, zipf[:EXPONENT], sequential, scattered"
             )),
         }
     }
@@ -70,8 +74,14 @@ pub(crate) struct Picker {
 
 enum State {
     Uniform,
-    Zipf { zipf: Zipf, scatter: Permutation },
-    Sequential { next: u64 },
+    Zipf {
+        zipf: Zipf,
+        scatter: Permutation,
+    },
+    Sequential {
+        next: u64,
+        scatter: Option<Permutation>,
+    },
 }
 
 impl Picker {
@@ -89,8 +99,9 @@ impl Picker {
                 zipf: Zipf::new(pages, exponent),
                 scatter: Permutation::new(pages),
             },
-            Access::Sequential => State::Sequential {
+            Access::Sequential | Access::Scattered => State::Sequential {
                 next: below(&mut rng, pages),
+                scatter: (access == Access::Scattered).then(|| Permutation::new(pages)),
             },
         };
         Self { rng, pages, state }
@@ -100,10 +111,10 @@ impl Picker {
         match &mut self.state {
             State::Uniform => below(&mut self.rng, self.pages),
             State::Zipf { zipf, scatter } => scatter.apply(zipf.draw(&mut self.rng) - 1),
-            State::Sequential { next } => {
+            State::Sequential { next, scatter } => {
                 let page = *next;
                 *next = (page + 1) % self.pages;
-                page
+                scatter.as_ref().map_or(page, |scatter| scatter.apply(page))
             }
         }
     }
@@ -287,6 +298,13 @@ mod tests {
         for i in 1..20 {
             assert_eq!(picker.pick(), (first + i) % 7);
         }
+        let mut picker = Picker::new(Access::Scattered, 1000, 1, 0);
+        let picked: Vec<u64> = (0..1000).map(|_| picker.pick()).collect();
+        assert!(picked.windows(2).filter(|w| w[0] + 1 == w[1]).count() < 10);
+        assert_eq!(
+            std::collections::HashSet::<u64>::from_iter(picked).len(),
+            1000
+        );
     }
 
     #[test]
@@ -304,6 +322,7 @@ mod tests {
         for access in [
             Access::Uniform,
             Access::Sequential,
+            Access::Scattered,
             Access::Zipf { exponent: 1.2 },
         ] {
             assert_eq!(access.to_string().parse::<Access>(), Ok(access));

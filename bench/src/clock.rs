@@ -15,6 +15,12 @@ pub(crate) fn now_ns() -> u64 {
     as_ns(now.duration_since(*START.get_or_init(|| now)))
 }
 
+/// The origin of an engine's clock.
+pub(crate) fn origin() -> Instant {
+    #[expect(clippy::disallowed_methods, reason = "the origin of a clock")]
+    Instant::now()
+}
+
 /// Seconds since 1970, for the header of a report.
 pub(crate) fn unix_seconds() -> u64 {
     #[expect(clippy::disallowed_methods, reason = "a report says when it was made")]

@@ -6,6 +6,7 @@ use crate::clock;
 use crate::counters::Counters;
 use crate::device::{self, DeviceLoad};
 use crate::error::{Doing, Result};
+use crate::goals;
 use crate::options::{
     Command, DeviceOptions, LoadOptions, Options, PagestreamOptions, RunOptions, Shape, WireOptions,
 };
@@ -16,6 +17,7 @@ use crate::pagestream::session::Session;
 use crate::report::Report;
 use crate::report::header::Header;
 use crate::rounds::{Contestant, Series, Subject, interleave};
+use crate::suite::{self, Section};
 use crate::wire::{self, EmptyServer};
 
 /// Runs the command and prints its result.
@@ -27,6 +29,10 @@ pub(crate) fn run(options: Options) -> Result<()> {
         Command::Device(options) => run_device(&options),
         Command::Wire(options) => run_wire(&options),
         Command::Pagestream(options) => run_pagestream(&options),
+        Command::Engine(options) => suite::run(&options, &[Section::Engine]),
+        Command::Cold(options) => suite::run(&options, &[Section::Cold]),
+        Command::Server(options) => suite::run(&options, &[Section::Server]),
+        Command::All(options) => suite::run(&options, &Section::ALL),
         Command::Compare { old, new } => {
             let (old, new) = (Report::read(&old)?, Report::read(&new)?);
             print!("{}", crate::report::compare::text(&old, &new));
@@ -72,7 +78,7 @@ fn run_device(options: &DeviceOptions) -> Result<()> {
     if !with_fio {
         notes.push("fio is not installed: the device baseline stands alone".to_owned());
     }
-    finish(&options.run, &series, notes)
+    finish(&options.run, &series, notes, GoalsShown::None)
 }
 
 fn run_wire(options: &WireOptions) -> Result<()> {
@@ -86,7 +92,7 @@ fn run_wire(options: &WireOptions) -> Result<()> {
             vec![(subject, Box::new(|| wire::run(&server, &load)))];
         series.extend(interleave(contestants, options.run.rounds, started_ns)?);
     }
-    finish(&options.run, &series, Vec::new())
+    finish(&options.run, &series, Vec::new(), GoalsShown::None)
 }
 
 fn run_pagestream(options: &PagestreamOptions) -> Result<()> {
@@ -161,7 +167,7 @@ fn run_pagestream(options: &PagestreamOptions) -> Result<()> {
         ));
         series.extend(interleave(contestants, options.run.rounds, started_ns)?);
     }
-    finish(&options.run, &series, Vec::new())
+    finish(&options.run, &series, Vec::new(), GoalsShown::None)
 }
 
 /// The load of a shape, before what is particular to a subject.
@@ -182,7 +188,7 @@ fn load(options: &LoadOptions, run: &RunOptions, shape: Shape) -> Load {
     }
 }
 
-fn subject(group: &str, name: &str, shape: &str, baseline: Option<&str>) -> Subject {
+pub(crate) fn subject(group: &str, name: &str, shape: &str, baseline: Option<&str>) -> Subject {
     Subject {
         group: group.to_owned(),
         name: name.to_owned(),
@@ -191,10 +197,37 @@ fn subject(group: &str, name: &str, shape: &str, baseline: Option<&str>) -> Subj
     }
 }
 
+/// Which goals a report lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GoalsShown {
+    /// None: the run is of the user's making.
+    None,
+    /// Those the run measured: it was a part of the suite.
+    Measured,
+    /// Those it did not measure, too.
+    All,
+}
+
 /// Prints the report, and writes it where it was asked to.
-fn finish(run: &RunOptions, series: &[Series], notes: Vec<String>) -> Result<()> {
+///
+/// # Errors
+/// It can't be written.
+pub(crate) fn finish(
+    run: &RunOptions,
+    series: &[Series],
+    notes: Vec<String>,
+    goals_shown: GoalsShown,
+) -> Result<()> {
     let mut report = Report::new(Header::here(), series);
     report.notes = notes;
+    report.goals = match goals_shown {
+        GoalsShown::None => Vec::new(),
+        GoalsShown::Measured => {
+            let goals = goals::goals(&report).into_iter();
+            goals.filter(|goal| goal.measured.is_some()).collect()
+        }
+        GoalsShown::All => goals::goals(&report),
+    };
     if let Some(directory) = &run.out {
         report.write(directory, series)?;
     }

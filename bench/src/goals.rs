@@ -23,6 +23,9 @@ pub(crate) const PAGES_CROSS_GROUP: &str = "pagestream, from disk, other core";
 /// A server over loopback, pages in the RAM tier.
 pub(crate) const PAGES_RAM_GROUP: &str = "pagestream, two shards, from RAM";
 
+/// From the start of the server's process to its first page, warm cache.
+pub(crate) const RESTART_GROUP: &str = "restart, warm cache, first page";
+
 pub(crate) const DEVICE: &str = "device";
 pub(crate) const FIO: &str = "fio";
 pub(crate) const WIRE: &str = "wire";
@@ -132,6 +135,13 @@ pub(crate) fn goals(report: &Report) -> Vec<Goal> {
         1.15,
         &at,
         |row| Some(row.latency.p50_us / get_p50?),
+    );
+    let at = (RESTART_GROUP, PAGESTREAM, "1".to_owned());
+    goals.at_most(
+        "restart with a warm cache: ms to the first page".to_owned(),
+        200.0,
+        &at,
+        |row| Some(row.latency.p50_us / 1e3),
     );
     goals.list
 }

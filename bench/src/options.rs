@@ -29,6 +29,14 @@ pub(crate) enum Command {
     Wire(WireOptions),
     /// Load on a running pageserver, with both baselines beside it.
     Pagestream(Box<PagestreamOptions>),
+    /// The engine embedded, from disk and from RAM, with the device beside it.
+    Engine(SuiteOptions),
+    /// Misses: the engine with an empty cache before a distant store, with the store's own GET beside it.
+    Cold(SuiteOptions),
+    /// The server started by this program: from disk, from RAM, same core and other core, restarts.
+    Server(SuiteOptions),
+    /// Everything, and the goals.
+    All(SuiteOptions),
     /// What changed between two reports.
     Compare {
         /// report.json of the older commit.
@@ -93,6 +101,25 @@ pub(crate) struct DeviceOptions {
 }
 
 #[derive(Debug, Clone, Args)]
+pub(crate) struct SuiteOptions {
+    /// Directory for everything that is written: object store, caches, keyring, the device's file. Kept for the next
+    /// run.
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// GiB of incompressible pages; a quarter as many compressible ones.
+    #[arg(long, default_value_t = 8.0, value_parser = gib)]
+    pub(crate) gib: f64,
+    /// First-byte latency of the distant store, in milliseconds.
+    #[arg(long, default_value_t = 30)]
+    pub(crate) store_first_byte_ms: u64,
+    /// Bandwidth of each of its bodies, in MiB per second.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) store_mib_per_second: u64,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+}
+
+#[derive(Debug, Clone, Args)]
 pub(crate) struct WireOptions {
     /// Cores of the empty server, a listener on each.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -109,7 +136,7 @@ pub(crate) struct LoadOptions {
     /// CONNECTIONSxDEPTH, several by comma.
     #[arg(long, value_delimiter = ',', default_value = "1x1,8x1,1x16,8x16")]
     pub(crate) shapes: Vec<Shape>,
-    /// uniform, zipf[:EXPONENT] or sequential.
+    /// uniform, zipf[:EXPONENT], sequential or scattered.
     #[arg(long, default_value = "uniform")]
     pub(crate) access: Access,
     /// Requests per second in all (open loop, latency from when a request was due); closed loop if not given.
@@ -140,7 +167,8 @@ pub(crate) struct PagestreamOptions {
     /// TABLESPACE/DATABASE/RELATION[.FORK]:BLOCKS instead of asking for the keyspace; several by comma.
     #[arg(long, value_delimiter = ',')]
     pub(crate) relations: Vec<RelationSize>,
-    /// With several addresses: ask each for all pages, for those of its own core, or for those of others.
+    /// With several addresses: ask each for all pages, for its share as a sharded client, for those its core owns, or for
+    /// those that others own.
     #[arg(long, value_enum, default_value = "any")]
     pub(crate) locality: Locality,
     /// Blocks per stripe of a sharded client.
@@ -217,6 +245,13 @@ fn seconds(text: &str) -> Result<Duration, String> {
     seconds
         .filter(|s| *s <= Duration::from_secs(86_400))
         .ok_or_else(|| format!("{text:?} is not a number of seconds up to a day"))
+}
+
+fn gib(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|gib: &f64| (0.03..=4096.0).contains(gib))
+        .ok_or_else(|| format!("{text:?} is not a number of GiB in 0.03..=4096"))
 }
 
 fn rate(text: &str) -> Result<f64, String> {

@@ -10,6 +10,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use engine::types::KeySpace;
+use postgres::key::{Fork, PostgresKey, Relation};
+use postgres::key_space::PostgresKeySpace;
 use rustix::event::epoll;
 use rustix::time::Timespec;
 
@@ -52,9 +55,11 @@ pub(crate) struct Target {
 pub(crate) enum Locality {
     /// All of them.
     Any,
-    /// Those its address owns, as a sharded client does: answered on the core that took the request.
+    /// Those that the protocol deals to its address, as a sharded client asks.
+    Sharded,
+    /// Those that the engine's core of that number owns: no request crosses cores, where address i is core i.
     Same,
-    /// Those that another address owns: every request crosses cores.
+    /// Those that other cores own: every request crosses cores.
     Cross,
 }
 
@@ -365,11 +370,11 @@ impl Worker<'_> {
     fn pick(&mut self, home: u32) -> Result<RelationPage> {
         for _ in 0..DRAWS_MAX {
             let page = self.keyspace.page(self.picker.pick());
-            let here = || shard_of(page, self.stripe_blocks, self.addresses) == home;
             let wanted = match self.load.locality {
                 Locality::Any => true,
-                Locality::Same => here(),
-                Locality::Cross => !here(),
+                Locality::Sharded => shard_of(page, self.stripe_blocks, self.addresses) == home,
+                Locality::Same => owner_of(page, self.addresses) == home,
+                Locality::Cross => owner_of(page, self.addresses) != home,
             };
             if wanted {
                 return Ok(page);
@@ -464,6 +469,21 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// The core, of `cores`, that owns a page.
+fn owner_of(page: RelationPage, cores: u32) -> u32 {
+    let relation = Relation {
+        tablespace: page.tablespace,
+        database: page.database,
+        number: page.relation,
+    };
+    let key = PostgresKey::Block {
+        relation,
+        fork: Fork::from_number(page.fork).unwrap_or(Fork::Main),
+        block: page.block,
+    };
+    u32::from(PostgresKeySpace.partition(&key.encode()).number()) % cores
 }
 
 fn is_not_now(kind: ErrorKind) -> bool {
