@@ -1,10 +1,27 @@
 //! The `pageserver` binary as a library: its frontends and its command line, over the engine's public API.
 //!
-//! - [`config`]: what can be set;
-//! - [`address`]: how people write `tenant/branch[@lsn]`;
-//! - [`pagestream`]: the service for pages.
+//! - [`cli`]: the command line;
+//! - [`config`], [`access`], [`data_dir`], [`logging`]: what a server is set up from;
+//! - [`deployment`]: an object store and the keys to it; [`catalog`]: its tenants and branches; [`import_job`]: a cluster
+//!   that becomes a branch;
+//! - [`node`]: a server in this process; [`running`]: what its admin service knows of it;
+//! - [`pagestream`]: the service for pages; [`admin`]: the service for people and machines around it;
+//! - [`address`], [`relations`], [`exit`]: how data is named, what is in a branch, how commands end.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod address;
+pub mod admin;
+pub mod catalog;
+pub mod cli;
 pub mod config;
+pub mod data_dir;
+pub mod deployment;
+pub mod exit;
+pub mod import_job;
+pub mod logging;
+pub mod node;
 pub mod pagestream;
+pub mod relations;
+pub mod running;
+mod shards;

@@ -112,6 +112,13 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: u64,)*
         }
 
+        impl StoreCounters {
+            /// Each counter's name and value.
+            pub fn named(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+
         impl Counters {
             fn snapshot(&self) -> StoreCounters {
                 StoreCounters { $($name: self.$name.load(Relaxed),)* }

@@ -26,6 +26,8 @@
 //! Responses are written as CopyData frames (`d`, length i32 that counts itself), since that is the only way they travel.
 //! A client crashes on an echo that differs by a bit, so the echo is the request's own bytes, never re-encoded.
 
+use std::fmt;
+
 use engine::types::{Lsn, PAGE_BYTES};
 
 /// Which of the two dialects a connection speaks.
@@ -81,6 +83,32 @@ pub enum Ask {
         /// Number of the segment.
         segment: u32,
     },
+}
+
+impl fmt::Display for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ask::Exists(rel) => write!(f, "look for {rel}"),
+            Ask::Nblocks(rel) => write!(f, "size of {rel}"),
+            Ask::GetPage(rel, block) => write!(f, "read {rel} block {block}"),
+            Ask::DbSize { database } => write!(f, "size of database {database}"),
+            Ask::GetSlruSegment { kind, segment } => {
+                write!(f, "read SLRU {kind} segment {segment}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for RelationFork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RelationFork {
+            tablespace,
+            database,
+            relation,
+            fork,
+        } = self;
+        write!(f, "relation {tablespace}/{database}/{relation} fork {fork}")
+    }
 }
 
 /// One request, with the bytes that its response must echo.

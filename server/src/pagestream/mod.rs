@@ -4,8 +4,16 @@
 //! commands, `connection` runs the pagestream itself with `codec`'s messages in `frames`; `limits` bounds all of it and
 //! `patience` ends what takes too long.
 
+mod answers;
 pub mod codec;
+mod connection;
+pub mod counters;
 pub mod frames;
+mod inbox;
+pub mod limits;
+pub mod listener;
 pub mod lsn_rules;
+mod patience;
 pub mod session;
 pub mod startup;
+mod stream;

@@ -1,0 +1,156 @@
+//! `/metrics`: everything the server counts, for Prometheus. docs/OPERATIONS.md lists the families.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use engine::EngineStats;
+use engine::store::stats::{Outcome, RequestKind};
+use hdrhistogram::Histogram;
+
+use super::AdminState;
+use super::exposition::Exposition;
+
+/// All metrics, in the Prometheus text format.
+#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, body = String, content_type = "text/plain")))]
+pub(super) async fn metrics(State(state): State<Arc<AdminState>>) -> impl IntoResponse {
+    let stats = state.server.engine.stats().await;
+    let mut page = Exposition::default();
+    page.family("pageserver_info", "gauge", "Version of the server.");
+    page.sample(
+        "pageserver_info",
+        &[("version", env!("CARGO_PKG_VERSION"))],
+        1,
+    );
+    put_engine(&mut page, &stats);
+    put_store(&mut page, &stats);
+    put_frontend(&mut page, &state);
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (kind, page.finish())
+}
+
+fn put_engine(page: &mut Exposition, stats: &EngineStats) {
+    let counts = &stats.counts;
+    page.family(
+        "pageserver_reads_total",
+        "counter",
+        "Reads by the tier that answered.",
+    );
+    for (tier, value) in [
+        ("ram", counts.reads_ram),
+        ("cache", counts.reads_cache),
+        ("store", counts.reads_store),
+        ("not_found", counts.reads_not_found),
+        ("failed", counts.reads_failed),
+    ] {
+        page.sample("pageserver_reads_total", &[("tier", tier)], value);
+    }
+    let name = "pageserver_read_seconds";
+    page.family(
+        name,
+        "histogram",
+        "From a read's push to its answer, by the tier that answered.",
+    );
+    for (tier, histogram) in [
+        ("ram", &stats.latency.ram),
+        ("cache", &stats.latency.cache),
+        ("store", &stats.latency.store),
+    ] {
+        page.histogram(name, &[("tier", tier)], histogram, NANOSECOND);
+    }
+    let name = "pageserver_stage_seconds";
+    page.family(
+        name,
+        "histogram",
+        "One stage of a read: the device, opening the block.",
+    );
+    for (stage, histogram) in [
+        ("device", &stats.latency.device),
+        ("open", &stats.latency.open),
+    ] {
+        page.histogram(name, &[("stage", stage)], histogram, NANOSECOND);
+    }
+    for (counter, value) in counts.named() {
+        if counter.starts_with("reads_") && counter != "reads_cross_core" {
+            continue;
+        }
+        let name = format!("pageserver_engine_{counter}");
+        if GAUGES.contains(&counter) {
+            page.gauge(&name, "See docs/OPERATIONS.md.", value);
+        } else {
+            page.counter(&format!("{name}_total"), "See docs/OPERATIONS.md.", value);
+        }
+    }
+}
+
+fn put_store(page: &mut Exposition, stats: &EngineStats) {
+    let store = &stats.store;
+    let name = "pageserver_store_requests_total";
+    page.family(
+        name,
+        "counter",
+        "Requests to the object store, by kind and status.",
+    );
+    for kind in RequestKind::ALL {
+        for outcome in Outcome::ALL {
+            let labels = [("kind", kind.label()), ("status", outcome.label())];
+            page.sample(name, &labels, store.requests_of(kind, outcome));
+        }
+    }
+    for (counter, value) in store.counters.named() {
+        page.counter(
+            &format!("pageserver_store_{counter}_total"),
+            "See docs/OPERATIONS.md.",
+            value,
+        );
+    }
+    page.gauge(
+        "pageserver_store_in_flight",
+        "Store operations being served.",
+        store.in_flight,
+    );
+    let depth = u64::try_from(store.queue_depth).unwrap_or(u64::MAX);
+    page.gauge(
+        "pageserver_store_queue_depth",
+        "Store operations waiting.",
+        depth,
+    );
+    let histograms: [(&str, &Histogram<u64>); 3] = [
+        ("first_byte", &store.first_byte_us),
+        ("read", &store.read_us),
+        ("put", &store.put_us),
+    ];
+    let name = "pageserver_store_seconds";
+    page.family(name, "histogram", "Latency of the object store, by stage.");
+    for (stage, histogram) in histograms {
+        page.histogram(name, &[("stage", stage)], histogram, MICROSECOND);
+    }
+}
+
+fn put_frontend(page: &mut Exposition, state: &AdminState) {
+    let cores: Vec<_> = state
+        .server
+        .pages
+        .counters()
+        .map(|core| core.named())
+        .collect();
+    let Some(first) = cores.first() else { return };
+    for (index, (counter, help, _)) in first.iter().enumerate() {
+        let gauge = *counter == "connections_open";
+        let name = if gauge {
+            format!("pageserver_pages_{counter}")
+        } else {
+            format!("pageserver_pages_{counter}_total")
+        };
+        page.family(&name, if gauge { "gauge" } else { "counter" }, help);
+        for (number, core) in cores.iter().enumerate() {
+            page.sample(&name, &[("core", &number.to_string())], core[index].2);
+        }
+    }
+}
+
+/// Those of the engine's counters that go down, too.
+const GAUGES: [&str; 3] = ["queue_depth", "waiting_for_store", "index_bytes"];
+const NANOSECOND: f64 = 1e-9;
+const MICROSECOND: f64 = 1e-6;

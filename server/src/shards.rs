@@ -1,0 +1,3 @@
+//! The engine's types that the page frontend is written against.
+
+pub(crate) use engine::{Answer, BranchHandle, Core, ErrorKind, ReadError, Reads};
