@@ -261,11 +261,12 @@ impl<O: Objects> Catalog<O> {
             .into_iter()
             .map(|record| record.branch)
             .collect();
-        let orphaned = begun
+        let mut orphaned: Vec<BranchId> = begun
             .iter()
             .filter_map(|object| object.path.strip_prefix(&directory)?.parse().ok())
-            .filter(|id| !visible.contains(id));
-        stream::iter(orphaned.map(|id| async move {
+            .collect();
+        orphaned.retain(|id| !visible.contains(id));
+        stream::iter(orphaned.into_iter().map(|id| async move {
             let path = names::begun(tenant.id(), id);
             let bytes = self.objects.get_all(&path).await?;
             let name = open_begun(&path, &bytes, (tenant.id(), id), tenant.name_key())?;

@@ -17,6 +17,8 @@ pub(crate) mod codec;
 mod dek_allocator;
 mod entry;
 mod error;
+#[cfg(test)]
+mod golden;
 mod key_tables;
 mod log;
 pub mod names;
@@ -25,6 +27,8 @@ mod section;
 mod snapshot;
 mod state;
 mod tenant_keys;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use branch::{Branch, NODES_MAX};
 pub use entry::{BaseBackup, Creation, Edit, RemovedLayer, TIMELINES_MAX, TimelineSpan};
