@@ -11,6 +11,7 @@ use engine::layer::Value;
 use engine::manifest::TimelineSpan;
 use engine::store::store_url::StoreUrl;
 use engine::types::{BranchId, Key, Lsn, TenantId};
+use pageserver::catalog::KEY_SPACE_TAG;
 use postgres::key::{Fork, PostgresKey, Relation};
 use postgres::key_space::PostgresKeySpace;
 use postgres::value::{DatabaseDirectory, RelationSize};
@@ -24,8 +25,6 @@ use crate::pagestream::keyspace::Keyspace;
 /// The version of every page.
 pub(crate) const LSN: Lsn = Lsn(0x1000_0000);
 
-/// The layout of keys, as the server names it in its branches; a server that named it otherwise would refuse these.
-const KEY_SPACE_TAG: [u8; 8] = *b"pg-key-1";
 const TENANT: &str = "bench";
 const RELATION: Relation = Relation {
     tablespace: 1663,
