@@ -3,6 +3,7 @@
 
 mod branch;
 mod check;
+mod demo;
 mod get;
 mod import;
 mod init;
@@ -28,6 +29,7 @@ use crate::logging;
 
 const EXAMPLES: &str = "\
 Examples:
+  pageserver demo                                     the whole of it on this machine, in a minute
   pageserver init                                     data directory, configuration, keyring
   pageserver import \"host=db1 user=replicator\" acme/main
   pageserver serve
@@ -86,6 +88,8 @@ struct CommonArguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Shows the whole of it on this machine: a throw-away cluster, imported, served, checked, measured.
+    Demo(demo::DemoArguments),
     /// Makes the data directory, a commented configuration and a keyring.
     Init(init::InitArguments),
     /// Serves pages and the admin API until SIGTERM.
@@ -147,6 +151,7 @@ pub fn run(
     }
     logging::start(&log).or_exit(Exit::Config)?;
     match arguments.command {
+        Command::Demo(arguments) => demo::run(&context, &arguments),
         Command::Init(arguments) => init::run(&context, &arguments),
         Command::Serve(arguments) => serve::run(context, &arguments),
         Command::Import(arguments) => import::run(&context, &arguments),
