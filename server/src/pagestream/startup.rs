@@ -248,8 +248,10 @@ const PROTOCOL_MAJOR: u32 = 3;
 const CANCEL_REQUEST: u32 = (1234 << 16) | 5678;
 const SSL_REQUEST: u32 = (1234 << 16) | 5679;
 const GSS_ENCRYPTION_REQUEST: u32 = (1234 << 16) | 5680;
-/// A token may be long (a signed one is about 1 KiB), a frame of megabytes before authentication may not.
-const PASSWORD_FRAME_BYTES_MAX: usize = 16 << 10;
+/// A token may be long (a signed one is about 1 KiB), but it fits into the buffer of the startup packet: a client that is
+/// not known yet gets no more memory.
+const PASSWORD_FRAME_BYTES_MAX: usize = 8 << 10;
+const _: () = assert!(PASSWORD_FRAME_BYTES_MAX < frames::STARTUP_PACKET_BYTES_MAX);
 
 #[cfg(test)]
 mod tests {
