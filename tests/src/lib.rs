@@ -6,6 +6,7 @@
 //! - [`object_contract`]: what every object store must do; [`stores`]: servers that play them; [`gcs_stub`].
 #![forbid(unsafe_code)]
 
+pub mod engine;
 pub mod gcs_stub;
 pub mod object_contract;
 pub mod postgres;

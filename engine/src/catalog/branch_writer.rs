@@ -124,6 +124,7 @@ impl<O: Objects> BranchWriter<O> {
         parts: CatalogParts,
         tenant: Arc<Tenant>,
         name: &str,
+        parent: Option<(BranchId, Lsn)>,
         timelines: Vec<TimelineSpan>,
         config: WriterConfig,
     ) -> Result<(BranchWriter<O>, LayerUploads<O>), CatalogError> {
@@ -136,7 +137,7 @@ impl<O: Objects> BranchWriter<O> {
         let creation = Creation {
             name_hash: tenant.name_key().keyed_hash(name.as_bytes()),
             key_space: parts.key_space_tag,
-            parent: None,
+            parent,
             timelines,
         };
         let log = ManifestLog::create(

@@ -244,7 +244,47 @@ impl<O: Objects> Catalog<O> {
             self.parts.clone(),
             Arc::clone(tenant),
             name,
+            None,
             timelines,
+            config,
+        )
+        .await
+    }
+
+    /// Begins a branch that continues `parent` from `at` on: everything at or below is the parent's, nothing is
+    /// copied. What the writer puts has LSNs above `at`; committing it without any makes a plain branch.
+    ///
+    /// # Errors
+    /// As [`Catalog::begin_branch`], and `OutsideParent` if the parent can't be read at `at`.
+    pub async fn begin_child(
+        &self,
+        tenant: &Arc<Tenant>,
+        name: &str,
+        parent: &Branch,
+        at: Lsn,
+        config: WriterConfig,
+    ) -> Result<(BranchWriter<O>, LayerUploads<O>), CatalogError> {
+        check_name(name)?;
+        let readable = parent.readable_from().is_some_and(|from| from <= at);
+        if !readable || at > parent.last_lsn() || parent.tenant() != tenant.id() {
+            return Err(CatalogError::OutsideParent {
+                parent: parent.id(),
+                at,
+            });
+        }
+        if self.name_record(tenant, name).await?.is_some() {
+            return Err(CatalogError::BranchExists {
+                tenant: tenant.id(),
+                name: name.to_owned(),
+            });
+        }
+        BranchWriter::begin(
+            self.objects.clone(),
+            self.parts.clone(),
+            Arc::clone(tenant),
+            name,
+            Some((parent.id(), at)),
+            parent.facts().creation.timelines.clone(),
             config,
         )
         .await

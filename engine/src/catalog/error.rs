@@ -8,6 +8,14 @@ use crate::types::{BranchId, TenantId};
 /// Why the catalog did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
+    /// A branch can leave its parent only where the parent can be read.
+    #[error("branch {parent} can't be read at {at}, so no branch can start there")]
+    OutsideParent {
+        /// The parent.
+        parent: BranchId,
+        /// Where the branch was to start.
+        at: Lsn,
+    },
     /// Store, keys, or a manifest.
     #[error(transparent)]
     Manifest(#[from] ManifestError),

@@ -1,0 +1,384 @@
+//! The engine on real cores: hits, misses, single flight, damage, restarts.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use engine::types::{Key, Lsn};
+use engine::{Core, ErrorKind, ReadError};
+use harness::engine::{Site, block_key, page_of};
+
+const LSN: Lsn = Lsn(100);
+
+fn blocks(relation: u32, count: u32) -> Vec<(Key, Lsn)> {
+    (0..count)
+        .map(|block| (block_key(relation, block), LSN))
+        .collect()
+}
+
+/// Reads every key at `at` through windows on `core` and compares with what was written at `LSN`; returns how many
+/// were right.
+async fn read_all(
+    core: &Core,
+    site: (engine::types::TenantId, engine::types::BranchId),
+    keys: &[Key],
+) -> usize {
+    let branch = core
+        .open_branch(site.0, site.1)
+        .await
+        .expect("the branch opens");
+    let mut reads = core.reads(64);
+    let mut right = 0;
+    let mut expected = keys.iter();
+    for key in keys {
+        if !reads.has_room() {
+            let answer = reads.next().await.expect("reads are in flight");
+            right += usize::from(
+                answer.value() == Some(&page_of(expected.next().expect("in order"), LSN)[..]),
+            );
+        }
+        reads.push(&branch, *key, LSN);
+    }
+    while let Some(answer) = reads.next().await {
+        right += usize::from(
+            answer.value() == Some(&page_of(expected.next().expect("in order"), LSN)[..]),
+        );
+    }
+    right
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_page_comes_back_from_the_store_then_from_the_cache_on_two_cores() {
+    let site = Site::new().await;
+    let versions = blocks(1, 3000);
+    let branch = site.write_branch("main", &versions).await;
+    let keys: Vec<Key> = versions.iter().map(|(key, _)| *key).collect();
+    let running = site.start(2, |_| {});
+    let place = (site.tenant, branch);
+    for round in 0..2 {
+        let keys = keys.clone();
+        let right = running
+            .on_core(round % 2, async move |core: Core| {
+                read_all(&core, place, &keys).await
+            })
+            .await;
+        assert_eq!(right, 3000);
+    }
+    let counts = running.engine.stats().await.counts;
+    assert!(counts.reads_cross_core > 0, "{counts:?}");
+    // Fills end behind the answers; a third round finds all of them.
+    let before = site.control.reads_of("/layers/").len();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let right = running
+        .on_core(0, async move |core: Core| {
+            read_all(&core, place, &keys).await
+        })
+        .await;
+    assert_eq!(right, 3000);
+    assert_eq!(
+        site.control.reads_of("/layers/").len(),
+        before,
+        "a warm read asked the store"
+    );
+    let after = running.engine.stats().await.counts;
+    assert_eq!(
+        after.device_block_reads - counts.device_block_reads,
+        3000,
+        "one device read per warm page"
+    );
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_waiters_on_one_extent_make_one_request() {
+    let site = Site::new().await;
+    let branch = site.write_branch("main", &blocks(1, 20)).await;
+    let running = site.start(1, |_| {});
+    let place = (site.tenant, branch);
+    running
+        .on_core(0, async move |core: Core| {
+            core.open_branch(place.0, place.1).await.map(|_| ())
+        })
+        .await
+        .expect("opens");
+    site.control.set_delay(Duration::from_millis(50));
+    let answers = running
+        .on_core(0, async move |core: Core| {
+            let branch = core
+                .open_branch(place.0, place.1)
+                .await
+                .expect("open already");
+            let mut reads = core.reads(10_000);
+            for n in 0..10_000 {
+                reads.push(&branch, block_key(1, n % 20), LSN);
+            }
+            let mut right = 0;
+            let mut n = 0;
+            while let Some(answer) = reads.next().await {
+                right +=
+                    usize::from(answer.value() == Some(&page_of(&block_key(1, n % 20), LSN)[..]));
+                n += 1;
+            }
+            right
+        })
+        .await;
+    assert_eq!(answers, 10_000);
+    let reads = site.control.reads_of("/layers/");
+    assert_eq!(
+        reads.len(),
+        2,
+        "the index and the extent, once each: {reads:?}"
+    );
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_finds_the_cache_warm_with_any_number_of_cores() {
+    let site = Site::new().await;
+    let versions = blocks(1, 1500);
+    let branch = site.write_branch("main", &versions).await;
+    let place = (site.tenant, branch);
+    for cores in [1, 2, 3, 2] {
+        let running = site.start(cores, |_| {});
+        // The index loads behind the start.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let keys: Vec<Key> = versions.iter().map(|(key, _)| *key).collect();
+        let right = running
+            .on_core(0, async move |core: Core| {
+                read_all(&core, place, &keys).await
+            })
+            .await;
+        assert_eq!(right, 1500);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let counts = running.engine.stats().await.counts;
+        if cores != 1 {
+            let share = counts.reads_cache as f64 / 1500.0;
+            assert!(share >= 0.95, "{cores} cores: {counts:?}");
+        }
+        running.stop();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hits_go_on_while_the_store_is_away_and_misses_fail_within_their_deadline() {
+    let site = Site::new().await;
+    let branch = site
+        .write_branch("main", &[blocks(1, 10), blocks(2, 10)].concat())
+        .await;
+    let running = site.start(1, |_| {});
+    let place = (site.tenant, branch);
+    let warm: Vec<Key> = (0..10).map(|block| block_key(1, block)).collect();
+    let first = warm.clone();
+    assert_eq!(
+        running
+            .on_core(0, async move |core: Core| read_all(&core, place, &first)
+                .await)
+            .await,
+        10
+    );
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    site.control.set_away(true);
+    let again = warm.clone();
+    assert_eq!(
+        running
+            .on_core(0, async move |core: Core| read_all(&core, place, &again)
+                .await)
+            .await,
+        10
+    );
+    let miss = running
+        .on_core(0, async move |core: Core| {
+            let branch = core.open_branch(place.0, place.1).await?;
+            core.read(&branch, block_key(2, 3), LSN).await
+        })
+        .await;
+    assert_eq!(
+        miss.map_err(|error| error.kind()),
+        Err(ErrorKind::Unavailable)
+    );
+    site.control.set_away(false);
+    let back = running
+        .on_core(0, async move |core: Core| {
+            let branch = core.open_branch(place.0, place.1).await?;
+            core.read(&branch, block_key(2, 3), LSN).await
+        })
+        .await;
+    assert_eq!(
+        back.expect("the store is back"),
+        page_of(&block_key(2, 3), LSN)
+    );
+    running.stop();
+}
+
+/// Reads block 3 of relation 1 through a fresh engine without a cache of earlier runs.
+async fn read_cold(site: &Site, branch: engine::types::BranchId) -> Result<Vec<u8>, ReadError> {
+    let _ = std::fs::remove_dir_all(site.data_dir());
+    let running = site.start(1, |_| {});
+    let tenant = site.tenant;
+    let outcome = running
+        .on_core(0, async move |core: Core| {
+            let branch = core.open_branch(tenant, branch).await?;
+            core.read(&branch, block_key(1, 3), LSN).await
+        })
+        .await;
+    running.stop();
+    outcome
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_exchanged_or_missing_object_is_an_error_that_names_it_and_never_a_wrong_page() {
+    let site = Site::new().await;
+    let branch = site.write_branch("main", &blocks(1, 10)).await;
+    let other = site.write_branch("other", &blocks(1, 10)).await;
+    assert_eq!(
+        read_cold(&site, branch).await.expect("sound"),
+        page_of(&block_key(1, 3), LSN)
+    );
+    let path_of = |branch| {
+        let paths = site.control.reads_of(&format!("{branch}/layers/"));
+        paths.first().map(|(path, _)| path.clone())
+    };
+    let _ = read_cold(&site, other).await;
+    let path = path_of(branch).expect("the layer was read");
+    let other_path = path_of(other).expect("the layer was read");
+    let sound = site.objects.peek(&path).expect("it is there");
+
+    for at in (0..sound.len()).step_by(977) {
+        let mut damaged = sound.to_vec();
+        damaged[at] ^= 0x10;
+        site.objects.tamper(&path, Some(Bytes::from(damaged)));
+        match read_cold(&site, branch).await {
+            Ok(page) => assert_eq!(page, page_of(&block_key(1, 3), LSN), "byte {at}"),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "byte {at}: {error}");
+                assert!(error.to_string().contains(&branch.to_string()), "{error}");
+            }
+        }
+    }
+    site.objects.tamper(&path, site.objects.peek(&other_path));
+    let exchanged = read_cold(&site, branch)
+        .await
+        .expect_err("another valid object");
+    assert_eq!(exchanged.kind(), ErrorKind::Corrupt, "{exchanged}");
+    assert!(
+        exchanged
+            .to_string()
+            .contains("replaced by another valid object"),
+        "{exchanged}"
+    );
+
+    let mut newer = sound.to_vec();
+    newer[8] = 2;
+    let checksum = crc32c::crc32c(&newer[..124]);
+    newer[124..128].copy_from_slice(&checksum.to_le_bytes());
+    site.objects.tamper(&path, Some(Bytes::from(newer)));
+    // The header is not read where everything opens: the page is right whatever the header says.
+    assert_eq!(
+        read_cold(&site, branch).await.expect("its blocks open"),
+        page_of(&block_key(1, 3), LSN)
+    );
+
+    site.objects.tamper(&path, None);
+    let missing = read_cold(&site, branch).await.expect_err("no object");
+    assert_eq!(missing.kind(), ErrorKind::Corrupt, "{missing}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_cache_files_cost_a_fetch_and_never_a_wrong_page() {
+    let site = Site::new().await;
+    let versions = blocks(1, 200);
+    let branch = site.write_branch("main", &versions).await;
+    let place = (site.tenant, branch);
+    let keys: Vec<Key> = versions.iter().map(|(key, _)| *key).collect();
+    let warm = keys.clone();
+    let running = site.start(1, |_| {});
+    assert_eq!(
+        running
+            .on_core(0, async move |core: Core| read_all(&core, place, &warm)
+                .await)
+            .await,
+        200
+    );
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    running.stop();
+    let slots: Vec<_> = std::fs::read_dir(site.data_dir())
+        .expect("the data directory")
+        .flat_map(|entry| walk(entry.expect("an entry").path()))
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("slots"))
+        })
+        .collect();
+    assert!(!slots.is_empty());
+    for path in slots {
+        let mut bytes = std::fs::read(&path).expect("a slot file");
+        for byte in bytes.iter_mut().step_by(4000) {
+            *byte ^= 1;
+        }
+        std::fs::write(&path, bytes).expect("a slot file");
+    }
+    let running = site.start(1, |_| {});
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(
+        running
+            .on_core(0, async move |core: Core| read_all(&core, place, &keys)
+                .await)
+            .await,
+        200
+    );
+    let counts = running.engine.stats().await.counts;
+    assert!(
+        counts.seal_failures_cache > 0,
+        "the damage was not met: {counts:?}"
+    );
+    running.stop();
+}
+
+fn walk(path: std::path::PathBuf) -> Vec<std::path::PathBuf> {
+    match std::fs::read_dir(&path) {
+        Ok(entries) => entries
+            .flat_map(|entry| walk(entry.expect("an entry").path()))
+            .collect(),
+        Err(_) => vec![path],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lsns_outside_the_branch_are_refused_by_name() {
+    let site = Site::new().await;
+    let key = block_key(1, 0);
+    let branch = site
+        .write_branch("main", &[(key, Lsn(100)), (key, Lsn(200))])
+        .await;
+    let running = site.start(1, |_| {});
+    let tenant = site.tenant;
+    let outcomes = running
+        .on_core(0, async move |core: Core| {
+            let branch = core.open_branch(tenant, branch).await.expect("opens");
+            let mut outcomes = Vec::new();
+            for at in [99, 100, 199, 200, 201] {
+                outcomes.push(
+                    core.read(&branch, key, Lsn(at))
+                        .await
+                        .map_err(|error| error.kind()),
+                );
+            }
+            outcomes.push(
+                core.read(&branch, block_key(9, 9), Lsn(150))
+                    .await
+                    .map_err(|error| error.kind()),
+            );
+            outcomes
+        })
+        .await;
+    let (old, new) = (page_of(&key, Lsn(100)), page_of(&key, Lsn(200)));
+    let expected = [
+        Err(ErrorKind::Gone),
+        Ok(old.clone()),
+        Ok(old),
+        Ok(new),
+        Err(ErrorKind::NotYet),
+        Err(ErrorKind::NotFound),
+    ];
+    assert_eq!(outcomes, expected);
+    running.stop();
+}
