@@ -180,7 +180,8 @@ pub struct Site {
 impl Site {
     /// A site with a tenant and nothing else. Direct IO needs a real file system: it lies under `target/`.
     pub async fn new() -> Site {
-        let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tmp");
+        std::fs::create_dir_all(&root).expect("target can be written");
         let dir = tempfile::tempdir_in(root).expect("target/tmp can be written");
         let keyring = dir.path().join("keyring");
         Keyring::create(&keyring, &[], Entropy::system()).expect("a new keyring");

@@ -3,7 +3,7 @@
 use crate::crypto::sealed_record::RecordError;
 use crate::manifest::ManifestError;
 use crate::store::objects::StoreError;
-use crate::types::{BranchId, TenantId};
+use crate::types::{BranchId, Lsn, TenantId};
 
 /// Why the catalog did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

@@ -16,7 +16,7 @@ use crate::store::StoreClient;
 use crate::store::objects::StoreError;
 use crate::types::{BranchId, Lsn, ObjectId, TenantId};
 
-use super::layers::OpenLayer;
+use super::layers::{LayerKey, OpenLayer};
 use super::request::BranchNumber;
 
 /// All branches and layers open in this process, and what opens them.
@@ -155,9 +155,10 @@ async fn open_layer(
     };
     let path = names::layer(id.tenant, id.object);
     let range = section.index_at..section.index_at + u64::from(section.index_bytes);
-    let (opener, sealed) =
-        futures_util::join!(branch.opener(store, section), store.read(&path, range));
-    let opener = opener.map_err(manifest_error)?;
+    let dek = branch.dek(store, section.object, section.dek);
+    let (dek, sealed) = futures_util::join!(dek, store.read(&path, range));
+    let dek = dek.map_err(manifest_error)?;
+    let key = LayerKey::new(section.dek, &dek);
     let corrupt = |reason: String| ReadError::Corrupt {
         object: id.object,
         reason: reason.into(),
@@ -166,9 +167,10 @@ async fn open_layer(
         StoreError::NotFound { .. } | StoreError::ShortBody { .. } => corrupt(error.to_string()),
         other => ReadError::unavailable(other),
     })?;
-    let index = LayerIndex::open(&opener, &id, &sealed, section.index_at)
-        .map_err(|error| corrupt(error.to_string()))?;
-    Ok(Arc::new(OpenLayer::new(id, path.into(), index, opener)))
+    match LayerIndex::open(key.opener(), &id, &sealed, section.index_at) {
+        Ok(index) => Ok(Arc::new(OpenLayer::new(id, path.into(), index, key))),
+        Err(error) => Err(corrupt(key.diagnose(&id, &path, error, store).await)),
+    }
 }
 
 /// What a reader is told of a manifest that could not be read.

@@ -10,13 +10,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::cache::ExtentId;
-use crate::crypto::page_seal::Opener;
+use crate::crypto::page_seal::{Dek, DekId, Opener, TAG_BYTES};
 use crate::error::ReadError;
 use crate::layer::{
-    BlockContents, BlockPlace, BlockScratch, ExtentDirectory, ExtentHeader, LayerError, LayerId,
-    LayerIndex, ValueKind, open_block, open_pack,
+    BlockContents, BlockPlace, BlockScratch, ExtentDirectory, ExtentHeader, HEADER_BYTES,
+    LayerError, LayerHeader, LayerId, LayerIndex, ValueKind, open_block, open_pack,
 };
 use crate::manifest::LayerSection;
+use crate::store::StoreClient;
 use crate::types::{Key, Lsn, ObjectId, PAGE_BYTES, Partition};
 
 use super::branches::{SharedBranch, manifest_error};
@@ -30,7 +31,46 @@ pub(crate) struct OpenLayer {
     id: LayerId,
     path: Arc<str>,
     index: LayerIndex,
+    key: LayerKey,
+}
+
+/// The key of a layer: what opens its blocks, and what tells why they do not open.
+pub(crate) struct LayerKey {
     opener: Opener,
+    id: DekId,
+    check: [u8; TAG_BYTES],
+}
+
+impl LayerKey {
+    /// The key `dek`, found under `id`.
+    pub(crate) fn new(id: DekId, dek: &Dek) -> LayerKey {
+        LayerKey {
+            opener: Opener::new(dek),
+            id,
+            check: dek.key_check_value(),
+        }
+    }
+
+    pub(crate) fn opener(&self) -> &Opener {
+        &self.opener
+    }
+
+    /// Why a fresh copy of a layer does not open: what its header says of itself, if that tells more than `error`.
+    /// Costs a small read of the store.
+    pub(crate) async fn diagnose(
+        &self,
+        layer: &LayerId,
+        path: &str,
+        error: LayerError,
+        store: &StoreClient,
+    ) -> String {
+        let Ok(header) = store.read(path, 0..HEADER_BYTES as u64).await else {
+            return error.to_string();
+        };
+        let found = LayerHeader::decode(&header)
+            .and_then(|header| header.check(layer, self.id, &self.check));
+        found.map_or_else(|better| better.to_string(), |()| error.to_string())
+    }
 }
 
 /// A core's own handle on a shared layer: cloning it touches no count that other cores do.
@@ -49,13 +89,18 @@ impl Deref for LayerOnCore {
 
 impl OpenLayer {
     /// A layer from its sealed index.
-    pub(crate) fn new(id: LayerId, path: Arc<str>, index: LayerIndex, opener: Opener) -> OpenLayer {
+    pub(crate) fn new(id: LayerId, path: Arc<str>, index: LayerIndex, key: LayerKey) -> OpenLayer {
         OpenLayer {
             id,
             path,
             index,
-            opener,
+            key,
         }
+    }
+
+    /// Why a fresh copy of this layer does not open.
+    pub(super) async fn diagnose(&self, error: LayerError, store: &StoreClient) -> String {
+        self.key.diagnose(&self.id, &self.path, error, store).await
     }
 
     pub(super) fn object(&self) -> ObjectId {
@@ -112,7 +157,7 @@ impl OpenLayer {
         extent_no: u32,
         head: &[u8],
     ) -> Result<ExtentDirectory, LayerError> {
-        ExtentDirectory::open(&self.opener, &self.id, extent_no, head)
+        ExtentDirectory::open(&self.key.opener, &self.id, extent_no, head)
     }
 
     /// Opens the block at `place` and copies the newest version of `key` at or below `at` to the front of `page`.
@@ -128,7 +173,7 @@ impl OpenLayer {
     ) -> Result<Option<Found>, LayerError> {
         match place.contents {
             BlockContents::Image => {
-                let len = open_block(&self.opener, &self.id, place, sealed, scratch, page)?;
+                let len = open_block(&self.key.opener, &self.id, place, sealed, scratch, page)?;
                 Ok(Some(Found {
                     len,
                     version: place.first_lsn,
@@ -136,7 +181,7 @@ impl OpenLayer {
             }
             BlockContents::Delta => Err(LayerError::NeedsRedo { part: place.part() }),
             BlockContents::Pack => {
-                let pack = open_pack(&self.opener, &self.id, place, sealed, scratch)?;
+                let pack = open_pack(&self.key.opener, &self.id, place, sealed, scratch)?;
                 let Some(entry) = pack.newest(key, at) else {
                     return Ok(None);
                 };
@@ -161,7 +206,7 @@ impl OpenLayer {
         sealed: &[u8],
         scratch: &mut BlockScratch,
     ) -> Result<Vec<Key>, LayerError> {
-        let pack = open_pack(&self.opener, &self.id, place, sealed, scratch)?;
+        let pack = open_pack(&self.key.opener, &self.id, place, sealed, scratch)?;
         Ok(pack.entries().map(|entry| entry.key).collect())
     }
 }

@@ -262,10 +262,8 @@ impl<P: Platform> ShardState<P> {
                         .remove(&wanted.layer.extent_id(wanted.extent_no));
                     if fetches == FETCHES_MAX {
                         let object = wanted.layer.object();
-                        return Err(ReadError::Corrupt {
-                            object,
-                            reason: error.to_string().into(),
-                        });
+                        let reason = wanted.layer.diagnose(error, &self.store).await.into();
+                        return Err(ReadError::Corrupt { object, reason });
                     }
                     fetches += 1;
                 }
