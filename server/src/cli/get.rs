@@ -156,9 +156,9 @@ fn parse_relation(text: &str) -> Result<Relation, String> {
         .split('/')
         .map(|part| part.parse().map_err(|_| format!("{part:?} is no number")))
         .collect::<Result<_, _>>()?;
-    match numbers.as_slice() {
-        &[_, _, 0] => Err("relation 0 is no relation".to_owned()),
-        &[tablespace, database, number] => Ok(Relation {
+    match *numbers.as_slice() {
+        [_, _, 0] => Err("relation 0 is no relation".to_owned()),
+        [tablespace, database, number] => Ok(Relation {
             tablespace,
             database,
             number,
