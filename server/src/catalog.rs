@@ -39,6 +39,7 @@ pub fn kind(error: &CatalogError) -> CatalogErrorKind {
         | CatalogError::BranchExists { .. }
         | CatalogError::Ambiguous(_)
         | CatalogError::BadName { .. }
+        | CatalogError::OutsideParent { .. }
         | CatalogError::OtherProvider { .. }
         | CatalogError::OtherKeySpace { .. }
         | CatalogError::WalTooLarge { .. } => CatalogErrorKind::Refused,
