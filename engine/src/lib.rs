@@ -24,6 +24,7 @@ pub mod error;
 pub mod io;
 pub mod layer;
 pub mod manifest;
+pub mod planted;
 pub mod shard;
 pub mod store;
 pub mod types;

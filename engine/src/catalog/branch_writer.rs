@@ -29,6 +29,7 @@ use crate::manifest::{
     BaseBackup, Creation, Edit, LayerSection, ManifestLog, PutOnce, TimelineSpan, WriterNames,
     names, put_once,
 };
+use crate::planted::{PlantedBug, planted};
 use crate::store::objects::{Objects, StoreError};
 use crate::types::{BranchId, Id, Key, Lsn, TenantId};
 
@@ -237,8 +238,10 @@ impl<O: Objects> BranchWriter<O> {
         self.windows.close();
         // Closed, never sent to: the answer is that the other half has ended.
         let _ = self.ended.recv().await;
-        self.check_uploads()?;
-        if !self.progress().complete {
+        let trusting = planted(PlantedBug::CommitWithoutUploads);
+        self.check_uploads()
+            .or_else(|error| if trusting { Ok(()) } else { Err(error) })?;
+        if !self.progress().complete && !trusting {
             return Err(CatalogError::UploaderStopped {
                 branch: self.branch,
             });

@@ -11,6 +11,7 @@ use crate::error::ReadError;
 use crate::io::clock::Spawner;
 use crate::io::disk::Disk;
 use crate::layer::scrub_extent;
+use crate::planted::{PlantedBug, planted};
 use crate::store::objects::StoreError;
 use crate::store::{
     FETCH_BYTES_MAX, FetchEvent, FetchRequest, Fill, FillError, FillTarget, Priority,
@@ -130,7 +131,9 @@ impl<P: Platform> ShardState<P> {
         }
         let request = FetchRequest {
             path: layer.path(),
-            range: layer.extent_range(first).start..run.last().expect("a run is not empty").end,
+            range: layer.extent_range(first).start
+                + u64::from(planted(PlantedBug::ReadAheadRange) && run.len() > 1)
+                ..run.last().expect("a run is not empty").end,
             fills,
             verify: verify_extent,
             events,
@@ -150,6 +153,13 @@ impl<P: Platform> ShardState<P> {
                         self.cache.filled(ticket, crc32c);
                         self.counters.fills.add(1);
                         self.forget_flight(&extent.id, &extent.flight);
+                    }
+                }
+                Ok(FetchEvent::FillFailed { fill, .. })
+                    if planted(PlantedBug::FailedFillCounts) =>
+                {
+                    if let Some(ticket) = run[filled[fill]].ticket.take() {
+                        self.cache.filled(ticket, 0);
                     }
                 }
                 Ok(FetchEvent::FillFailed { fill, error }) => {
@@ -174,7 +184,9 @@ impl<P: Platform> ShardState<P> {
                 .flight
                 .fail(failure.clone().unwrap_or_else(|| cut.clone()));
             self.abandon(extent);
-            self.forget_flight(&extent.id, &extent.flight);
+            if !planted(PlantedBug::FailedFlightKept) {
+                self.forget_flight(&extent.id, &extent.flight);
+            }
         }
     }
 

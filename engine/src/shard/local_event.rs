@@ -7,6 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
+use crate::planted::{PlantedBug, planted};
+
 /// A number that only grows, and the tasks that wait for it to reach theirs.
 #[derive(Default)]
 pub(crate) struct Progress {
@@ -23,7 +25,10 @@ impl Progress {
         let mut index = 0;
         while index < waiters.len() {
             if waiters[index].0 <= to {
-                waiters.swap_remove(index).1.wake();
+                let (_, waiter) = waiters.swap_remove(index);
+                if waiters.is_empty() || !planted(PlantedBug::WaiterForgotten) {
+                    waiter.wake();
+                }
             } else {
                 index += 1;
             }

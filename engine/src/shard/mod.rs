@@ -35,6 +35,7 @@ use crate::error::{ErrorKind, ReadError};
 use crate::io::clock::{Clock, Spawner};
 use crate::io::disk::Disk;
 use crate::layer::{BlockScratch, ExtentDirectory};
+use crate::planted::{PlantedBug, planted};
 use crate::store::StoreClient;
 use crate::types::{BranchId, Key, KeySpace, Lsn, TenantId};
 
@@ -462,11 +463,21 @@ impl<P: Platform> ShardState<P> {
         let ReadRequest {
             branch, key, at, ..
         } = *request;
+        // The page is right from its version on; the branch can be read from its horizon on.
+        let readable_from = self.branch(branch).readable_from();
         let version = PageVersion {
             branch,
             key,
-            first: found.version,
-            last: at,
+            first: if planted(PlantedBug::RamBelowHorizon) {
+                found.version
+            } else {
+                found.version.max(readable_from)
+            },
+            last: if planted(PlantedBug::RamAboveRead) {
+                Lsn::MAX
+            } else {
+                at
+            },
         };
         self.ram.borrow_mut().put(version, page);
     }

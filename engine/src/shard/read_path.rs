@@ -16,6 +16,7 @@ use crate::error::ReadError;
 use crate::io::clock::Clock;
 use crate::io::disk::DiskError;
 use crate::layer::{BlockPlace, EXTENT_HEADER_BYTES, ExtentDirectory, LayerError, LayerErrorKind};
+use crate::planted::{PlantedBug, planted};
 use crate::types::{Key, Lsn, PAGE_BYTES};
 
 use super::layers::LayerOnCore;
@@ -80,7 +81,9 @@ impl<P: Platform> ShardState<P> {
             let sections = self.sections(&branch, partition, patience).await?;
             let mut best: Option<Found> = None;
             for section in sections.candidates(key, at_most) {
-                if best.is_some_and(|found| section.last_lsn() <= found.version) {
+                if best.is_some_and(|found| {
+                    section.last_lsn() <= found.version || planted(PlantedBug::LayersNotCompared)
+                }) {
                     break;
                 }
                 let layer = self.layer(&branch, section, patience).await?;

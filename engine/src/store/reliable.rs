@@ -36,6 +36,7 @@ use super::objects::{ListedObject, Objects, StoreError};
 use super::retry_budget::RetryBudget;
 use super::stats::{RequestKind, StoreStats};
 use crate::io::clock::{Clock, Moment};
+use crate::planted::{PlantedBug, planted};
 
 /// An [`Objects`] that keeps deadlines, retries and hedges. Belongs to one thread; clones share budgets.
 #[derive(Debug)]
@@ -428,6 +429,11 @@ pub(super) async fn within<F: Future>(
     wait: Duration,
     future: F,
 ) -> Option<F::Output> {
+    let wait = if planted(PlantedBug::DeadlineForgotten) {
+        Duration::MAX
+    } else {
+        wait
+    };
     match select(pin!(future), pin!(clock.sleep(wait))).await {
         Either::Left((output, _)) => Some(output),
         Either::Right(_) => None,

@@ -89,9 +89,11 @@ struct World {
 
 type FileRef = Rc<RefCell<FileState>>;
 
+/// A sparse file: sectors never written are zeros.
 #[derive(Default)]
 struct FileState {
-    bytes: Vec<u8>,
+    len_bytes: usize,
+    sectors: BTreeMap<usize, Vec<u8>>,
     /// What a sector held at the last sync and since, oldest first, without what it holds now.
     unsynced: BTreeMap<usize, Vec<Vec<u8>>>,
     /// Whether the file itself was made durable.
@@ -138,29 +140,36 @@ impl SimDisk {
         let files = self.0.files.borrow();
         files
             .iter()
-            .map(|(path, file)| (path.clone(), file.borrow().bytes.len()))
+            .map(|(path, file)| (path.clone(), file.borrow().len_bytes))
             .collect()
     }
 
-    /// Flips one stored bit of one file, at random; says whether there was one.
+    /// Flips one bit of one sector that was ever written, at random; says whether there was one.
     pub fn rot(&self) -> bool {
         let world = &self.0;
+        let written = |file: &&FileRef| !file.borrow().sectors.is_empty();
         let files: Vec<FileRef> = world
             .files
             .borrow()
             .values()
-            .filter(|f| !f.borrow().bytes.is_empty())
+            .filter(written)
             .cloned()
             .collect();
         if files.is_empty() {
             return false;
         }
         let mut rng = world.rng.borrow_mut();
-        let file = &files[rng.index(files.len())];
-        let mut file = file.borrow_mut();
-        let at = rng.index(file.bytes.len());
-        file.bytes[at] ^= 1 << rng.below(8);
-        world.clock.event(format_args!("disk rot at {at}"));
+        let mut file = files[rng.index(files.len())].borrow_mut();
+        let sectors: Vec<usize> = file.sectors.keys().copied().collect();
+        let sector = sectors[rng.index(sectors.len())];
+        let at = rng.index(world.sector_bytes);
+        let bit = rng.below(8);
+        file.sectors
+            .entry(sector)
+            .and_modify(|bytes| bytes[at] ^= 1 << bit);
+        world
+            .clock
+            .event(format_args!("disk rot in sector {sector}"));
         world.coverage.count("disk rot");
         true
     }
@@ -183,11 +192,8 @@ impl SimDisk {
             files.remove(&path);
         } else {
             let mut file = files[&path].borrow_mut();
-            let sectors = file.bytes.len() / world.sector_bytes;
-            let keep = rng.below(sectors as u64 + 1) * world.sector_bytes as u64;
-            file.bytes
-                .truncate(usize::try_from(keep).expect("shorter than before"));
-            file.unsynced.clear();
+            let keep = rng.index(file.len_bytes / world.sector_bytes + 1) * world.sector_bytes;
+            file.set_len(keep, world.sector_bytes);
         }
         world
             .clock
@@ -247,11 +253,8 @@ impl SimDisk {
                 world.coverage.count("disk power_torn");
                 // The index one past the old versions is the newest: what is there now.
                 let chosen = rng.index(versions.len() + 1);
-                if let Some(old) = versions.get(chosen) {
-                    let at = sector * world.sector_bytes;
-                    if let Some(place) = file.bytes.get_mut(at..at + world.sector_bytes) {
-                        place.copy_from_slice(old);
-                    }
+                if let Some(old) = versions.into_iter().nth(chosen) {
+                    file.sectors.insert(sector, old);
                 }
             }
             file.made_durable = true;
@@ -261,17 +264,35 @@ impl SimDisk {
 }
 
 impl FileState {
+    fn set_len(&mut self, len_bytes: usize, sector_bytes: usize) {
+        self.len_bytes = len_bytes;
+        let end = len_bytes.div_ceil(sector_bytes);
+        self.sectors.split_off(&end);
+        self.unsynced.split_off(&end);
+    }
+
+    /// What is at `at`, which with its length lies inside the file.
+    fn read(&self, at: usize, len_bytes: usize, sector_bytes: usize) -> Vec<u8> {
+        let first = at / sector_bytes;
+        let mut bytes = vec![0; len_bytes];
+        for (sector, written) in self.sectors.range(first..first + len_bytes / sector_bytes) {
+            let from = (sector - first) * sector_bytes;
+            bytes[from..from + sector_bytes].copy_from_slice(written);
+        }
+        bytes
+    }
+
     fn apply(&mut self, at: usize, bytes: &[u8], sector_bytes: usize) {
-        for (index, sector) in bytes.chunks_exact(sector_bytes).enumerate() {
-            let from = at + index * sector_bytes;
-            let Some(place) = self.bytes.get_mut(from..from + sector_bytes) else {
+        for (index, new) in bytes.chunks_exact(sector_bytes).enumerate() {
+            let sector = at / sector_bytes + index;
+            if (sector + 1) * sector_bytes > self.len_bytes {
                 return;
-            };
-            let versions = self.unsynced.entry(from / sector_bytes).or_default();
-            if versions.len() < VERSIONS_MAX {
-                versions.push(place.to_vec());
             }
-            place.copy_from_slice(sector);
+            let old = self.sectors.insert(sector, new.to_vec());
+            let versions = self.unsynced.entry(sector).or_default();
+            if versions.len() < VERSIONS_MAX {
+                versions.push(old.unwrap_or_else(|| vec![0; sector_bytes]));
+            }
         }
     }
 }
@@ -330,12 +351,9 @@ impl Disk for SimDisk {
         let state = Rc::clone(&files[path]);
         if let Some(bytes) = create_bytes {
             let bytes = usize::try_from(bytes).expect("simulated files are small");
-            let mut file = state.borrow_mut();
-            file.bytes.resize(bytes, 0);
-            let sectors = bytes.div_ceil(world.sector_bytes);
-            file.unsynced.retain(|sector, _| *sector < sectors);
+            state.borrow_mut().set_len(bytes, world.sector_bytes);
         }
-        let size_bytes = state.borrow().bytes.len() as u64;
+        let size_bytes = state.borrow().len_bytes as u64;
         Ok(Rc::new(SimFile {
             world: Rc::clone(world),
             path: path.to_owned(),
@@ -403,7 +421,7 @@ impl DiskFile for SimFile {
             return Err(device("read", io::ErrorKind::Other));
         }
         let position = usize::try_from(at).expect("simulated files are small");
-        let there = self.state.borrow().bytes.len().saturating_sub(position);
+        let there = self.state.borrow().len_bytes.saturating_sub(position);
         let got_bytes = if world.roll(faults.read_short, "disk read_short") {
             usize::try_from(world.draw(len_bytes as u64)).expect("below a length")
         } else {
@@ -418,11 +436,14 @@ impl DiskFile for SimFile {
             });
         }
         let from = if world.roll(faults.read_misdirected, "disk read_misdirected") {
-            world.elsewhere(position, len_bytes, self.state.borrow().bytes.len())
+            world.elsewhere(position, len_bytes, self.state.borrow().len_bytes)
         } else {
             position
         };
-        let mut bytes = self.state.borrow().bytes[from..from + len_bytes].to_vec();
+        let mut bytes = self
+            .state
+            .borrow()
+            .read(from, len_bytes, world.sector_bytes);
         if world.roll(faults.read_flip, "disk read_flip") {
             let bit = world.draw(len_bytes as u64 * 8);
             bytes[usize::try_from(bit / 8).expect("inside the buffer")] ^= 1 << (bit % 8);
@@ -498,7 +519,7 @@ async fn carry_out(world: &World, number: u64) -> WriteEnd {
         let Some(write) = writes.get(&number) else {
             return WriteEnd::Failed;
         };
-        let file_bytes = write.file.borrow().bytes.len();
+        let file_bytes = write.file.borrow().len_bytes;
         (write.bytes.len() / world.sector_bytes, write.at, file_bytes)
     };
     let len = sectors * world.sector_bytes;

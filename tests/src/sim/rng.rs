@@ -49,6 +49,11 @@ impl Rng {
         self.below(1000) < u64::from(chance)
     }
 
+    /// The generator itself, for code that takes any.
+    pub fn into_core(self) -> impl RngCore + 'static {
+        self.0
+    }
+
     /// Fills `bytes`.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         self.0.fill_bytes(bytes);

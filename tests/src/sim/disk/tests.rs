@@ -346,8 +346,11 @@ fn a_sync_that_lies_or_fails_makes_nothing_durable() {
 #[test]
 fn rot_flips_one_stored_bit() {
     on_disk(2, DiskFaults::default(), |clock, disk| async move {
-        assert!(!disk.rot(), "there is nothing to rot");
         let file = open(&disk, 4).await;
+        assert!(!disk.rot(), "there is nothing to rot");
+        file.write_at(SECTOR as u64, AlignedBuffer::zeroed(SECTOR))
+            .await
+            .expect("no fault");
         assert!(disk.rot());
         let ones: u32 = file
             .read_at(0, 4 * SECTOR)

@@ -1,0 +1,59 @@
+//! The seeds of CI: every answer right, every fault met in every phase often enough, and a seed run twice the same.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use harness::sim::coverage::{self, Counts};
+use harness::sim::run::{CI_SEEDS, RunConfig, RunReport, run};
+
+#[test]
+fn a_seed_run_twice_gives_the_same_trace() {
+    let twice = |seed| {
+        let runs = [(); 2].map(|()| run(RunConfig::of_seed(seed)));
+        let traces = runs.map(
+            |RunReport {
+                 trace_hash,
+                 events,
+                 verdict,
+                 ..
+             }| (trace_hash, events, verdict),
+        );
+        assert_eq!(traces[0], traces[1], "seed {seed}");
+        traces[0].0
+    };
+    assert_ne!(twice(1), twice(2));
+}
+
+#[test]
+fn every_answer_is_right_over_the_seeds_of_ci() {
+    let next = AtomicU64::new(CI_SEEDS.start);
+    let total: Mutex<(Counts, Vec<String>)> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= CI_SEEDS.end {
+                        return;
+                    }
+                    let report = run(RunConfig::of_seed(seed));
+                    let mut total = total.lock().expect("nobody panics with it");
+                    coverage::merge(&mut total.0, &report.coverage);
+                    match report.verdict {
+                        Ok(judged) => assert!(judged.operations >= 1_000, "{judged:?}"),
+                        Err(failure) => total.1.push(format!("seed {seed}: {failure}")),
+                    }
+                }
+            });
+        }
+    });
+    let (counts, failures) = total.into_inner().expect("nobody panics with it");
+    for ((fault, phase), count) in &counts {
+        println!("{fault:28} {phase:?}: {count}");
+    }
+    assert!(
+        failures.is_empty(),
+        "repeat with `simulate SEED --text`:\n{}",
+        failures.join("\n")
+    );
+}
