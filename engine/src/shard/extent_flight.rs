@@ -59,7 +59,10 @@ impl ExtentFlight {
     /// # Errors
     /// Why they are not coming.
     pub(crate) async fn wait_for(&self, count: usize) -> Result<(), ReadError> {
-        self.progress.wait_for(count as u64).await;
+        // More than the whole never comes: whoever asks for it is told when all is there.
+        self.progress
+            .wait_for(count.min(self.want_bytes) as u64)
+            .await;
         if self.bytes.borrow().len() >= count {
             return Ok(());
         }
@@ -80,7 +83,7 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Poll};
 
-    use futures_util::task::noop_waker;
+    use futures_util::task::{noop_waker, noop_waker_ref};
 
     use super::*;
 
@@ -103,5 +106,18 @@ mod tests {
         ));
         let mut again = pin!(flight.wait_for(3));
         assert!(matches!(again.as_mut().poll(&mut cx), Poll::Ready(Ok(_))));
+    }
+
+    #[test]
+    fn who_asks_for_more_than_there_is_hears_so_when_all_is_there() {
+        let flight = ExtentFlight::new(4);
+        let mut cx = Context::from_waker(noop_waker_ref());
+        let mut beyond = pin!(flight.wait_for(5));
+        assert!(beyond.as_mut().poll(&mut cx).is_pending());
+        flight.append(&[1, 2, 3, 4]);
+        assert!(matches!(
+            beyond.poll(&mut cx),
+            Poll::Ready(Err(ReadError::Unavailable { .. }))
+        ));
     }
 }

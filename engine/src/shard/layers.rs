@@ -14,7 +14,7 @@ use crate::crypto::page_seal::{Dek, DekId, Opener, TAG_BYTES};
 use crate::error::ReadError;
 use crate::layer::{
     BlockContents, BlockPlace, BlockScratch, ExtentDirectory, ExtentHeader, HEADER_BYTES,
-    LayerError, LayerHeader, LayerId, LayerIndex, ValueKind, open_block, open_pack,
+    LayerError, LayerHeader, LayerId, LayerIndex, Part, ValueKind, open_block, open_pack,
 };
 use crate::manifest::LayerSection;
 use crate::store::StoreClient;
@@ -148,7 +148,15 @@ impl OpenLayer {
 
     /// Where the sealed directory ends in the extent that starts with `head`.
     pub(super) fn directory_end(&self, extent_no: u32, head: &[u8]) -> Result<usize, LayerError> {
-        Ok(ExtentHeader::decode(extent_no, head)?.directory_range().end)
+        let end = ExtentHeader::decode(extent_no, head)?.directory_range().end;
+        let range = self.extent_range(extent_no);
+        // The header is not sealed, and may be another object's: the index is believed.
+        if end as u64 > range.end - range.start {
+            let part = Part::Extent(extent_no);
+            let what = "has a directory longer than itself";
+            return Err(LayerError::Malformed { part, what });
+        }
+        Ok(end)
     }
 
     /// Opens the directory of the extent that starts with `head`.
