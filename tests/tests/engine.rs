@@ -155,7 +155,10 @@ async fn a_restart_finds_the_cache_warm_with_any_number_of_cores() {
             fetched_cold = counts.extents_demanded + counts.extents_ahead;
         } else {
             let fetched = counts.extents_demanded + counts.extents_ahead;
-            assert!(fetched * 20 <= fetched_cold, "{cores} cores, {fetched_cold} when cold: {counts:?}");
+            assert!(
+                fetched * 20 <= fetched_cold,
+                "{cores} cores, {fetched_cold} when cold: {counts:?}"
+            );
         }
         running.stop();
     }
