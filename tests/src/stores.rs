@@ -90,7 +90,8 @@ impl StoreServer {
         }
     }
 
-    /// The stub of Google Cloud Storage.
+    /// The stub of Google Cloud Storage. The key switches authorization off: without one the client would ask the
+    /// metadata service of the machine it runs on for a token, `GOOGLE_SKIP_SIGNATURE` or not, which only reads heed.
     pub fn google() -> StoreServer {
         let stub = GcsStub::start();
         let endpoint = format!("http://127.0.0.1:{}", stub.port());
@@ -99,7 +100,7 @@ impl StoreServer {
                 "gs://pages/some/prefix",
                 &[
                     ("GOOGLE_BASE_URL", &endpoint),
-                    ("GOOGLE_SKIP_SIGNATURE", "true"),
+                    ("GOOGLE_SERVICE_ACCOUNT_KEY", GOOGLE_KEY),
                 ],
             ),
             endpoint,
@@ -191,5 +192,7 @@ fn make_azure_container(url: &str) {
 const AZURITE_ACCOUNT: &str = "devstoreaccount1";
 const AZURITE_KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+const GOOGLE_KEY: &str =
+    r#"{"disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": ""}"#;
 const READY_TRIES: u32 = 1200;
 const READY_PAUSE: Duration = Duration::from_millis(50);

@@ -11,15 +11,17 @@
 //! A URL carries no credentials: one that does is refused, because URLs are printed. Plain HTTP is allowed to
 //! loopback addresses, elsewhere only if the environment says so (`AWS_ALLOW_HTTP` and its siblings).
 //!
+//! A put into a local directory writes `name#1` first, makes it durable and links it to `name`. A crash in between leaves
+//! `name#1`, which no listing and no read shows: it costs its space, and with the server stopped it can be deleted.
+//!
 //! `object_store` is told not to retry and to have no time limit but that of connecting: both are `reliable`'s.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path as FilePath, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
@@ -218,46 +220,6 @@ impl StoreUrl {
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_allow_http(loopback_only)
     }
-
-    /// Removes what writers that crashed left in a local directory; other stores leave nothing. Returns how many
-    /// files went.
-    ///
-    /// A put into a directory writes `name#1` first, makes it durable, and links it to `name`. A crash in between
-    /// leaves `name#1`, which no listing and no read shows and which costs only its space. A file younger than
-    /// `older_than` at `now` may belong to a writer at work and stays.
-    /// # Errors
-    /// What the file system says.
-    pub fn sweep_leftovers(&self, older_than: Duration, now: SystemTime) -> io::Result<u64> {
-        match &self.place {
-            Place::Directory(directory) if directory.exists() => {
-                sweep_directory(directory, older_than, now)
-            }
-            _ => Ok(0),
-        }
-    }
-}
-
-fn sweep_directory(directory: &FilePath, older_than: Duration, now: SystemTime) -> io::Result<u64> {
-    let mut removed_count = 0;
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            removed_count += sweep_directory(&entry.path(), older_than, now)?;
-        } else if is_staging_name(&entry.file_name().to_string_lossy()) {
-            let age = now.duration_since(entry.metadata()?.modified()?);
-            if age.is_ok_and(|age| age >= older_than) {
-                std::fs::remove_file(entry.path())?;
-                removed_count += 1;
-            }
-        }
-    }
-    Ok(removed_count)
-}
-
-/// Names of our own never have a `#`.
-fn is_staging_name(name: &str) -> bool {
-    name.rsplit_once('#')
-        .is_some_and(|(_, n)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn is_loopback(endpoint: &str) -> bool {
@@ -331,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_private_and_swept_of_old_staging_files_only() {
+    fn a_directory_is_private() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().expect("temporary directory");
         let root = dir.path().join("store");
@@ -339,16 +301,5 @@ mod tests {
         url.connect().expect("made");
         let mode = std::fs::metadata(&root).expect("made").permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
-
-        std::fs::create_dir(root.join("a")).expect("create");
-        for name in ["a/object", "a/object#1", "a/object#x"] {
-            std::fs::write(root.join(name), "x").expect("write");
-        }
-        let written = std::fs::metadata(root.join("a/object#1")).expect("there");
-        let written = written.modified().expect("a time");
-        let hour = Duration::from_secs(3600);
-        assert_eq!(url.sweep_leftovers(hour, written).expect("swept"), 0);
-        assert_eq!(url.sweep_leftovers(hour, written + hour).expect("swept"), 1);
-        assert!(root.join("a/object").exists() && root.join("a/object#x").exists());
     }
 }

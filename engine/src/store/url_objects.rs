@@ -126,6 +126,10 @@ impl Objects for UrlObjects {
             Error::NotFound { .. } => no_bucket(prefix),
             error => store_error(prefix, error),
         })?;
+        // A server that does not know how to start behind a name lists from the start.
+        if let Some(after) = after {
+            listed.retain(|object| object.path.as_str() > after);
+        }
         // Directories are walked in any order, and a server's order is its own affair.
         listed.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Ok(listed)
@@ -186,14 +190,22 @@ fn no_bucket(path: &str) -> StoreError {
 pub(super) fn store_error(path: &str, error: Error) -> StoreError {
     let path = path.to_owned();
     let text = error.to_string();
+    let refused = |path: String| StoreError::Refused {
+        path,
+        reason: presentable(&text),
+    };
+    let unavailable = |path: String| StoreError::Unavailable {
+        path,
+        reason: presentable(&text),
+    };
+    // Which variant an answer becomes depends on the request and the store, so the answer itself comes first.
+    match (http_status(&text), element(&text, "Code")) {
+        (Some(404), Some("NoSuchBucket" | "ContainerNotFound")) => return no_bucket(&path),
+        // S3 met another put of the same name and decided neither: the name may be free still.
+        (Some(409), Some("ConditionalRequestConflict")) => return unavailable(path),
+        _ => {}
+    }
     match &error {
-        Error::NotFound { .. }
-            if ["NoSuchBucket", "ContainerNotFound"]
-                .iter()
-                .any(|code| text.contains(code)) =>
-        {
-            no_bucket(&path)
-        }
         Error::NotFound { .. } => StoreError::NotFound { path },
         Error::AlreadyExists { .. } => StoreError::AlreadyExists { path },
         Error::PermissionDenied { .. }
@@ -201,48 +213,58 @@ pub(super) fn store_error(path: &str, error: Error) -> StoreError {
         | Error::InvalidPath { .. }
         | Error::NotSupported { .. }
         | Error::NotImplemented { .. }
-        | Error::UnknownConfigurationKey { .. } => StoreError::Refused {
-            path,
-            reason: presentable(&text),
-        },
-        _ if is_permission_denied(&error) => StoreError::Refused {
-            path,
-            reason: presentable(&text),
-        },
-        _ if OUT_OF_RANGE.iter().any(|sign| text.contains(sign)) => StoreError::ShortBody {
-            path,
-            want_bytes: 0,
-            got_bytes: 0,
-        },
-        _ => StoreError::Unavailable {
-            path,
-            reason: presentable(&text),
-        },
+        | Error::UnknownConfigurationKey { .. } => refused(path),
+        _ if matches!(http_status(&text), Some(401 | 403)) => refused(path),
+        _ if causes(&error).any(is_permission_denied) => refused(path),
+        _ if http_status(&text) == Some(416) || causes(&error).any(is_out_of_range) => {
+            StoreError::ShortBody {
+                path,
+                want_bytes: 0,
+                got_bytes: 0,
+            }
+        }
+        _ => unavailable(path),
     }
 }
 
-/// Whether the file system, somewhere below, said that it may not.
-fn is_permission_denied(error: &Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return error.kind() == std::io::ErrorKind::PermissionDenied;
-        }
-        cause = error.source();
-    }
-    false
+/// The status of a server's answer. The library keeps the type that has it to itself, and for listings the variant
+/// that would tell as well: the text is what is left.
+fn http_status(text: &str) -> Option<u16> {
+    let (_, status) = text.split_once("non-2xx status code: ")?;
+    status.get(..3)?.parse().ok()
+}
+
+/// The content of the first `name` of an answer in XML.
+fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    rest.split_once("</").map(|(value, _)| value)
+}
+
+/// An error and what is below it.
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
+/// Whether this is the file system saying that it may not.
+fn is_permission_denied(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
+/// Whether this is the library saying that a range begins behind the object's end. Its type is private.
+fn is_out_of_range(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.to_string().starts_with("Wanted range starting at ")
 }
 
 /// An error's text without what may be a credential, in one line of bounded length.
 fn presentable(text: &str) -> String {
-    let element = |name: &str| {
-        let (_, rest) = text.split_once(&format!("<{name}>"))?;
-        rest.split_once("</").map(|(value, _)| value)
-    };
     let (head, answer) = match text.find('<') {
         Some(at) => {
-            let code = element("Code").unwrap_or("an answer in markup");
-            let message = element("Message").unwrap_or_default();
+            let code = element(text, "Code").unwrap_or("an answer in markup");
+            let message = element(text, "Message").unwrap_or_default();
             (&text[..at], format!("{code} {message}"))
         }
         None => (text, String::new()),
@@ -262,8 +284,6 @@ fn presentable(text: &str) -> String {
 
 const FILE_PIECE_BYTES: usize = 256 * 1024;
 const REASON_CHARS_MAX: usize = 300;
-/// How stores say that a range begins behind the object's end. The crate has no variant for it.
-const OUT_OF_RANGE: [&str; 3] = ["416 ", "InvalidRange", "Wanted range starting at"];
 
 #[cfg(test)]
 mod tests {
@@ -284,6 +304,59 @@ mod tests {
             assert!(shown.contains(kept), "{shown}");
         }
         assert_eq!(presentable(&"x".repeat(1000)).len(), REASON_CHARS_MAX);
+    }
+
+    /// What the library says of an answer, as it words it.
+    fn answered(status: &str, code: &str) -> String {
+        format!(
+            "Error performing GET http://127.0.0.1:9/b in 1ms - Server returned non-2xx status code: {status}: \
+             <?xml version=\"1.0\"?><Error><Code>{code}</Code></Error>"
+        )
+    }
+
+    #[test]
+    fn an_answer_means_the_same_in_whichever_variant_it_comes() {
+        let generic = |status, code| Error::Generic {
+            store: "S3",
+            source: answered(status, code).into(),
+        };
+        let refused = |error| matches!(store_error("x", error), StoreError::Refused { .. });
+        assert!(refused(generic("404 Not Found", "NoSuchBucket")));
+        assert!(refused(generic("404 Not Found", "ContainerNotFound")));
+        assert!(refused(generic("403 Forbidden", "AccessDenied")));
+        assert!(refused(generic(
+            "401 Unauthorized",
+            "AuthenticationRequired"
+        )));
+        assert!(refused(Error::NotFound {
+            path: "x".to_owned(),
+            source: answered("404 Not Found", "NoSuchBucket").into(),
+        }));
+        let out_of_range = generic("416 Range Not Satisfiable", "InvalidRange");
+        assert!(matches!(
+            store_error("x", out_of_range),
+            StoreError::ShortBody { .. }
+        ));
+        let overloaded = generic("503 Service Unavailable", "SlowDown");
+        assert!(matches!(
+            store_error("x", overloaded),
+            StoreError::Unavailable { .. }
+        ));
+    }
+
+    #[test]
+    fn a_put_that_met_another_may_be_repeated_and_one_that_lost_may_not() {
+        let conflict = |code| Error::AlreadyExists {
+            path: "x".to_owned(),
+            source: answered("409 Conflict", code).into(),
+        };
+        let undecided = store_error("x", conflict("ConditionalRequestConflict"));
+        assert!(
+            matches!(undecided, StoreError::Unavailable { .. }),
+            "{undecided}"
+        );
+        let lost = store_error("x", conflict("BlobAlreadyExists"));
+        assert!(matches!(lost, StoreError::AlreadyExists { .. }), "{lost}");
     }
 
     #[test]
