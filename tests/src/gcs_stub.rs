@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::Builder;
 
+use object_store::path::Path;
+
 type Objects = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
 
 /// The running stub; stops when dropped.
@@ -92,7 +94,9 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
     let mut words = line.split_whitespace();
     let (method, target) = (words.next()?.to_owned(), words.next()?);
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let (path, query) = (path.trim_start_matches('/').to_owned(), parse_query(query));
+    // Slashes in the names of objects come encoded.
+    let path = Path::from_url_path(path).ok()?.to_string();
+    let query = parse_query(query);
     let mut headers = BTreeMap::new();
     loop {
         let mut line = String::new();
