@@ -232,8 +232,10 @@ fn writes_are_never_hedged() {
 
 #[test]
 fn hedges_cut_the_tail_within_five_percent_of_ten_thousand_reads() {
-    let mut config = StoreConfig::default();
-    config.hedge_delay_min = Duration::from_millis(1);
+    let config = StoreConfig {
+        hedge_delay_min: Duration::from_millis(1),
+        ..StoreConfig::default()
+    };
     let bench = bench(config);
     let mut plan = FaultPlan::distant(Duration::from_millis(30), None);
     plan.slow_delay = Duration::from_secs(1);

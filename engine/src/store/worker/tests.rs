@@ -223,8 +223,10 @@ fn a_broken_disk_costs_the_fill_only_and_its_file_is_opened_anew() {
 
 #[test]
 fn without_a_free_buffer_the_chunks_come_all_the_same() {
-    let mut config = StoreConfig::default();
-    config.fill_buffer_bytes_max = 8192;
+    let config = StoreConfig {
+        fill_buffer_bytes_max: 8192,
+        ..StoreConfig::default()
+    };
     let bench = bench(&config);
     let fills = vec![fill(0..4096, 0), fill(4096..40_000, 8192)];
     let (fetch, receiver) = request(0..40_000, fills, 4);
