@@ -81,7 +81,7 @@ impl EngineConfig {
 
 /// What the engine is made of, besides numbers.
 pub struct EngineParts {
-    /// The way to the object store; see [`crate::store::StoreThreads`].
+    /// The way to the object store; see [`crate::io::store_thread::StoreThreads`].
     pub store: StoreClient,
     /// Which partition owns a key.
     pub key_space: Arc<dyn KeySpace>,

@@ -1,5 +1,5 @@
 //! Bugs planted on purpose, one at a time, to show that the simulation finds them. Without the feature
-//! `planted-bugs`, which only that test builds with, [`planted`] is `false` and every hook compiles to nothing.
+//! `planted-bugs`, which only that test builds with, `planted` is `false` and every hook compiles to nothing.
 
 /// The bugs, each with the place of its hook.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -15,7 +15,7 @@
 //! of the directory. A crash leaves the old file or the new one.
 //!
 //! Wrapped KEK: nonce (12 random bytes: RFC 8452 bears 2^50 of them per key), 32 bytes of ciphertext, 16 of tag;
-//! AES-256-GCM-SIV under the CMK; associated data: [`WRAP_TEXT`], tenant, branch (zeros if none), CMK id.
+//! AES-256-GCM-SIV under the CMK; associated data: `WRAP_TEXT`, tenant, branch (zeros if none), CMK id.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};

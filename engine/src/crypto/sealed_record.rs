@@ -8,7 +8,7 @@
 //! |      8 |     2 | version    | of the format; a reader refuses what it does not know, by number       |
 //! |     10 |     2 | cipher     | [`CIPHER_ID`]                                                          |
 //! |     12 |     4 | key_table  | table of the DEK; or the epoch of the key it derives from              |
-//! |     16 |     4 | key_slot   | slot of the DEK; or [`DERIVED_SLOT`]                                   |
+//! |     16 |     4 | key_slot   | slot of the DEK; or `DERIVED_SLOT`                                     |
 //! |     20 |     4 | body_bytes | of the body's ciphertext, without its tag                              |
 //! |     24 |    16 | tenant     |                                                                        |
 //! |     40 |    16 | branch     | zeros where a record is the tenant's                                   |

@@ -8,7 +8,7 @@
 //! | put-if-absent | whole | never | anything transient; then `AlreadyExists` is read back and compared |
 //! | list, delete | whole | never | anything transient |
 //!
-//! Transient are `Deadline`, `ShortBody` and `Unavailable`. Retries come from the thread's [`RetryBudget`] and wait
+//! Transient are `Deadline`, `ShortBody` and `Unavailable`. Retries come from the thread's `RetryBudget` and wait
 //! an exponential backoff with full jitter.
 //!
 //! **Ambiguous puts.** A put whose answer was lost may have created the object. So its repetition may be told
