@@ -17,7 +17,6 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +30,7 @@ use engine::shard::{Shard, ShardConfig};
 use engine::store::{StoreClient, StoreConfig};
 use engine::types::{BranchId, Id, Key, Lsn, TenantId};
 use engine::{ErrorKind, ReadError};
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, LocalBoxFuture, select};
 
 use super::computer::{Computer, Server, ServerConfig, SimPlatform};
 use super::coverage::Phase;
@@ -728,7 +727,7 @@ struct Import {
     model: ModelBranch,
     progress: Rc<Progress>,
     /// Its answer; `None` if it was killed. Begins when it is first polled.
-    ended: Pin<Box<dyn Future<Output = Option<Result<(), CatalogError>>>>>,
+    ended: LocalBoxFuture<'static, Option<Result<(), CatalogError>>>,
 }
 
 /// Asks for all of it through one window, in order, as many at once as it holds.
