@@ -10,6 +10,8 @@ use bytes::Bytes;
 use engine::cache::CacheConfig;
 use engine::catalog::{Catalog, CatalogParts, CommitFacts, InlineCpu, WriterConfig};
 use engine::crypto::entropy::Entropy;
+use engine::crypto::kek::Kek;
+use engine::crypto::key_provider::{EncryptionContext, KeyProvider, KeyProviderError, WrappedKek};
 use engine::crypto::keyring::Keyring;
 use engine::io::store_thread::StoreThreads;
 use engine::io::tokio_clock::TokioClock;
@@ -19,6 +21,7 @@ use engine::store::objects::{ListedObject, Objects, StoreError};
 use engine::store::{StoreClient, StoreConfig};
 use engine::types::{BranchId, Id, Key, KeySpace, Lsn, PAGE_BYTES, Partition, TenantId};
 use engine::{Core, Engine, EngineConfig, EngineParts, SharedBranches};
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, stream};
 use rand_chacha::ChaCha8Rng;
@@ -72,6 +75,9 @@ struct ControlState {
     delay_us: AtomicU64,
     reads: Mutex<Vec<(String, Range<u64>)>>,
     requests: AtomicU64,
+    in_flight: AtomicU64,
+    rounds: AtomicU64,
+    key_calls: AtomicU64,
 }
 
 impl StoreControl {
@@ -101,8 +107,28 @@ impl StoreControl {
         self.state.requests.load(Ordering::SeqCst)
     }
 
+    /// Dependent round trips so far: how often the store went from idle to busy. Exact while every request is
+    /// delayed for longer than it takes to issue those that do not depend on it.
+    pub fn rounds(&self) -> u64 {
+        self.state.rounds.load(Ordering::SeqCst)
+    }
+
+    /// Calls to the key provider so far.
+    pub fn key_calls(&self) -> u64 {
+        self.state.key_calls.load(Ordering::SeqCst)
+    }
+
     async fn pass(&self, path: &str) -> Result<(), StoreError> {
         self.state.requests.fetch_add(1, Ordering::SeqCst);
+        if self.state.in_flight.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.state.rounds.fetch_add(1, Ordering::SeqCst);
+        }
+        let outcome = self.answer(path).await;
+        self.state.in_flight.fetch_sub(1, Ordering::SeqCst);
+        outcome
+    }
+
+    async fn answer(&self, path: &str) -> Result<(), StoreError> {
         let delay = self.state.delay_us.load(Ordering::SeqCst);
         if delay > 0 {
             tokio::time::sleep(Duration::from_micros(delay)).await;
@@ -165,6 +191,36 @@ impl Objects for ControlledObjects {
     }
 }
 
+/// A keyring under a [`StoreControl`], which counts its calls.
+struct CountedProvider {
+    keyring: Keyring,
+    control: StoreControl,
+}
+
+impl KeyProvider for CountedProvider {
+    fn name(&self) -> &'static str {
+        self.keyring.name()
+    }
+
+    fn wrap<'a>(
+        &'a self,
+        kek: &'a Kek,
+        context: &'a EncryptionContext,
+    ) -> BoxFuture<'a, Result<WrappedKek, KeyProviderError>> {
+        self.control.state.key_calls.fetch_add(1, Ordering::SeqCst);
+        self.keyring.wrap(kek, context)
+    }
+
+    fn unwrap<'a>(
+        &'a self,
+        wrapped: &'a WrappedKek,
+        context: &'a EncryptionContext,
+    ) -> BoxFuture<'a, Result<Kek, KeyProviderError>> {
+        self.control.state.key_calls.fetch_add(1, Ordering::SeqCst);
+        self.keyring.unwrap(wrapped, context)
+    }
+}
+
 /// Store, keys and a data directory: what outlives an engine.
 pub struct Site {
     dir: tempfile::TempDir,
@@ -214,7 +270,10 @@ impl Site {
         let keyring =
             Keyring::open(&self.keyring, &[], Entropy::system()).expect("its own keyring");
         let parts = CatalogParts {
-            provider: Arc::new(keyring),
+            provider: Arc::new(CountedProvider {
+                keyring,
+                control: self.control.clone(),
+            }),
             entropy: Entropy::system(),
             key_space: Arc::new(BlockSpace),
             key_space_tag: *b"blocks v",
@@ -242,6 +301,43 @@ impl Site {
             let facts = CommitFacts {
                 readable_from: lsns.clone().min().expect("a version"),
                 last_lsn: lsns.max().expect("a version"),
+                base_backup: None,
+            };
+            writer.commit(facts).await
+        };
+        tokio::join!(writing, uploads.run(InlineCpu))
+            .0
+            .expect("committed")
+    }
+
+    /// Writes a branch that leaves `parent` at `at`, with these blocks on top.
+    pub async fn write_child(
+        &self,
+        name: &str,
+        (parent, at): (BranchId, Lsn),
+        versions: &[(Key, Lsn)],
+        last_lsn: Lsn,
+    ) -> BranchId {
+        let catalog = self.catalog(self.objects());
+        let tenant = catalog.tenant(self.tenant).await.expect("the tenant");
+        let parent = catalog
+            .open_branch(self.tenant, parent)
+            .await
+            .expect("the parent");
+        let config = WriterConfig::default();
+        let begun = catalog
+            .begin_child(&tenant, name, &parent, at, config)
+            .await;
+        let (mut writer, uploads) = begun.expect("a new branch");
+        let writing = async {
+            for (key, lsn) in versions {
+                writer
+                    .put(*key, *lsn, Value::Image(&page_of(key, *lsn)))
+                    .await?;
+            }
+            let facts = CommitFacts {
+                readable_from: parent.readable_from().expect("a complete parent"),
+                last_lsn,
                 base_backup: None,
             };
             writer.commit(facts).await

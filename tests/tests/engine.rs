@@ -388,3 +388,64 @@ async fn lsns_outside_the_branch_are_refused_by_name() {
     assert_eq!(outcomes, expected);
     running.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_page_from_nothing_takes_six_round_trips_and_one_key_call() {
+    let site = Site::new().await;
+    let branch = site.write_branch("main", &blocks(1, 3000)).await;
+    site.control.set_delay(Duration::from_millis(40));
+    let running = site.start(1, |_| {});
+    let (rounds, calls) = (site.control.rounds(), site.control.key_calls());
+    let tenant = site.tenant;
+    let page = running
+        .on_core(0, async move |core: Core| {
+            let branch = core.open_branch(tenant, branch).await?;
+            core.read(&branch, block_key(1, 2999), LSN).await
+        })
+        .await;
+    assert_eq!(page.expect("a page"), page_of(&block_key(1, 2999), LSN));
+    let rounds = site.control.rounds() - rounds;
+    assert!(rounds <= 6, "{rounds} dependent round trips");
+    assert_eq!(site.control.key_calls() - calls, 1);
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_shows_its_parent_up_to_where_it_left_and_its_own_versions_above() {
+    let site = Site::new().await;
+    let (a, b) = (block_key(1, 0), block_key(1, 1));
+    let versions = [(a, Lsn(100)), (a, Lsn(200)), (b, Lsn(100)), (b, Lsn(200))];
+    let main = site.write_branch("main", &versions).await;
+    let dev = site
+        .write_child("dev", (main, Lsn(150)), &[(a, Lsn(300))], Lsn(300))
+        .await;
+    let leaf = site
+        .write_child("leaf", (dev, Lsn(250)), &[], Lsn(250))
+        .await;
+    let running = site.start(2, |_| {});
+    let tenant = site.tenant;
+    // Branch, key, LSN asked for, LSN of the version that is right.
+    let cases = [
+        (main, a, 200, 200),
+        (dev, a, 150, 100),
+        (dev, a, 299, 100),
+        (dev, a, 300, 300),
+        (dev, b, 300, 100),
+        (leaf, a, 250, 100),
+        (leaf, b, 250, 100),
+    ];
+    for (branch, key, at, version) in cases {
+        let page = running
+            .on_core(0, async move |core: Core| {
+                let branch = core.open_branch(tenant, branch).await?;
+                core.read(&branch, key, Lsn(at)).await
+            })
+            .await;
+        assert_eq!(
+            page.expect("a page"),
+            page_of(&key, Lsn(version)),
+            "{branch} at {at}"
+        );
+    }
+    running.stop();
+}
