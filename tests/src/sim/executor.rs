@@ -450,14 +450,13 @@ mod tests {
         let clock = sim.clone();
         sim.run(async move {
             let hour = Duration::from_secs(3600);
-            let nap = std::pin::pin!(clock.sleep(Duration::from_millis(5)));
-            let long = std::pin::pin!(clock.sleep(hour));
-            let first = futures_util::future::select(long, nap).await;
-            assert!(
-                matches!(first, futures_util::future::Either::Right(_)),
-                "the short one ends first"
-            );
-            drop(first);
+            {
+                let nap = std::pin::pin!(clock.sleep(Duration::from_millis(5)));
+                let long = std::pin::pin!(clock.sleep(hour));
+                let first = futures_util::future::select(long, nap).await;
+                let nap_was_first = matches!(first, futures_util::future::Either::Right(_));
+                assert!(nap_was_first, "the short one ends first");
+            }
             let waited = clock.now().since(Moment(0));
             assert!(waited >= Duration::from_millis(5) && waited < hour);
         })

@@ -44,7 +44,7 @@ pub struct RecordHeader {
 }
 
 impl RecordHeader {
-    /// Decodes the first [`RECORD_HEADER_BYTES`]; `None` if fewer are there.
+    /// Decodes the first 24 bytes; `None` if fewer are there.
     pub fn decode(bytes: &[u8]) -> Option<RecordHeader> {
         Some(RecordHeader {
             total_bytes: u32_at(bytes, 0)?,
