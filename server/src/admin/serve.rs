@@ -91,7 +91,7 @@ impl AdminService {
         self.address
     }
 
-    /// Stops accepting, gives what is being answered [`DRAIN_MAX`], and ends. Blocks for that long at most.
+    /// Stops accepting, gives what is being answered `DRAIN_MAX`, and ends. Blocks for that long at most.
     pub fn stop(self) {
         // The thread has its end of the channel until it ends.
         let _ = self.stop.send(true);

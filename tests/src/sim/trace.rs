@@ -16,7 +16,7 @@ struct Inner {
 }
 
 impl Trace {
-    /// An empty trace; with `text` it keeps the last [`LINES_MAX`] events as lines.
+    /// An empty trace; with `text` it keeps the last `LINES_MAX` events as lines.
     pub fn new(text: bool) -> Trace {
         Trace(Rc::new(Inner {
             hash: Cell::new(FNV_START),

@@ -5,7 +5,7 @@
 //! sizes of the cache, damage to objects. Between two episodes all faults end, objects are healed, and what was under
 //! way settles. At the end of the run everything must be readable.
 //!
-//! The rules of the judgement ([`Regime::allows`]):
+//! The rules of the judgement (`Regime::allows`):
 //!
 //! - a value is right or it is a failure of the run: there is no excuse for a wrong page;
 //! - `NotFound`, `Gone`, `NotYet` must be what the model says;
