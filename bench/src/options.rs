@@ -136,7 +136,7 @@ pub(crate) struct LoadOptions {
     /// CONNECTIONSxDEPTH, several by comma.
     #[arg(long, value_delimiter = ',', default_value = "1x1,8x1,1x16,8x16")]
     pub(crate) shapes: Vec<Shape>,
-    /// uniform, zipf[:EXPONENT], sequential or scattered.
+    /// uniform, zipf (or zipf:EXPONENT), sequential or scattered.
     #[arg(long, default_value = "uniform")]
     pub(crate) access: Access,
     /// Requests per second in all (open loop, latency from when a request was due); closed loop if not given.
