@@ -3,13 +3,16 @@
 //! - [`postgres`]: throw-away clusters;
 //! - [`tools`]: where `tests/run` put the servers that play object stores.
 //! - [`sim`]: the deterministic simulation.
+//! - [`server`]: the program as an operator runs it; [`page_client`]: a client of the page protocol.
 //! - [`object_contract`]: what every object store must do; [`stores`]: servers that play them; [`gcs_stub`].
 #![forbid(unsafe_code)]
 
 pub mod engine;
 pub mod gcs_stub;
 pub mod object_contract;
+pub mod page_client;
 pub mod postgres;
+pub mod server;
 pub mod sim;
 pub mod stores;
 pub mod tools;

@@ -376,9 +376,17 @@ impl PostgresKey {
     }
 
     /// The lowest and the highest key that a size of a relation of `database` can have: what to scan for the
-    /// database's relations.
+    /// database's relations. Both are keys of the layout, so that they lie in the partition of all between them.
     pub fn relation_sizes_of(database: u32) -> (Key, Key) {
-        Self::range_of(1, &database.to_be_bytes())
+        let size = |tablespace, number, fork| {
+            let relation = Relation {
+                tablespace,
+                database,
+                number,
+            };
+            PostgresKey::RelationSize { relation, fork }.encode()
+        };
+        (size(0, 0, Fork::Main), size(u32::MAX, u32::MAX, Fork::Init))
     }
 
     /// The lowest and highest key of the directories of `database` in tablespaces: empty if it does not exist.

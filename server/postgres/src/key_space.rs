@@ -132,6 +132,36 @@ mod tests {
     }
 
     #[test]
+    fn both_ends_of_what_is_scanned_are_in_the_partition_of_what_is_between() {
+        let relation = Relation {
+            tablespace: 1663,
+            database: 5,
+            number: 16384,
+        };
+        let fork = Fork::VisibilityMap;
+        let size = PostgresKey::RelationSize { relation, fork };
+        let directory = PostgresKey::DatabaseDirectory {
+            database: 5,
+            tablespace: 1663,
+        };
+        let (slru, segment) = (Slru::Clog, 9);
+        let in_slru = PostgresKey::SlruSegment { slru, segment };
+        for ((low, high), between) in [
+            (PostgresKey::relation_sizes_of(5), size),
+            (PostgresKey::directories_of(5), directory),
+            (PostgresKey::all_database_directories(), directory),
+            (PostgresKey::segments_of(slru), in_slru),
+        ] {
+            let space = PostgresKeySpace;
+            let between = between.encode();
+            assert!((low..=high).contains(&between));
+            for end in [low, high] {
+                assert_eq!(space.partition(&end), space.partition(&between));
+            }
+        }
+    }
+
+    #[test]
     fn small_keys_of_one_database_are_in_one_partition() {
         let space = PostgresKeySpace;
         let size = |database, number| {
