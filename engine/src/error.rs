@@ -30,6 +30,12 @@ pub enum ReadError {
         /// The LSN asked for.
         at: Lsn,
     },
+    /// There is no such tenant, or no such branch of it.
+    #[error("{reason}")]
+    NoSuchBranch {
+        /// Which.
+        reason: Box<str>,
+    },
     /// The branch is readable from a later LSN on.
     #[error("{at} is below {horizon}, the first LSN that the branch can show")]
     Gone {
@@ -72,7 +78,7 @@ impl ReadError {
     /// What the caller can do.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            ReadError::NotFound { .. } => ErrorKind::NotFound,
+            ReadError::NotFound { .. } | ReadError::NoSuchBranch { .. } => ErrorKind::NotFound,
             ReadError::Gone { .. } => ErrorKind::Gone,
             ReadError::NotYet { .. } => ErrorKind::NotYet,
             ReadError::Unavailable { .. } => ErrorKind::Unavailable,

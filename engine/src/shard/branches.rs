@@ -188,6 +188,11 @@ pub(super) fn manifest_error(error: ManifestError) -> ReadError {
 
 fn catalog_error(error: CatalogError) -> ReadError {
     match error {
+        CatalogError::NoSuchTenant(_)
+        | CatalogError::NoSuchBranch { .. }
+        | CatalogError::Manifest(ManifestError::NoSuchBranch { .. }) => ReadError::NoSuchBranch {
+            reason: error.to_string().into(),
+        },
         CatalogError::Manifest(error) => manifest_error(error),
         other => ReadError::Metadata {
             reason: other.to_string().into(),

@@ -18,7 +18,7 @@ pub(crate) struct ClusterFiles {
 
 impl ClusterFiles {
     pub(crate) fn of(data_directory: &Path) -> ClusterFiles {
-        let mut forks = BTreeMap::new();
+        let mut forks: BTreeMap<RelationFork, Vec<u8>> = BTreeMap::new();
         read_forks(&data_directory.join("global"), 1664, 0, &mut forks);
         for (name, path) in entries(&data_directory.join("base")) {
             // Beside databases there may be a folder of temporary files.
@@ -27,6 +27,13 @@ impl ClusterFiles {
             };
             read_forks(&path, 1663, database, &mut forks);
         }
+        // Of unlogged relations a backup has the init fork only: it is what they begin with again.
+        let unlogged: BTreeSet<u32> = forks
+            .keys()
+            .filter(|rel| rel.fork == 3)
+            .map(|rel| rel.relation)
+            .collect();
+        forks.retain(|rel, _| rel.fork == 3 || !unlogged.contains(&rel.relation));
         let mut slru_segments = BTreeMap::new();
         for (kind, folder) in [
             (0, "pg_xact"),

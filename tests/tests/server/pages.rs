@@ -38,6 +38,7 @@ fn a_running_cluster_is_served_from_a_local_store_as_its_own_files_say() {
     cluster.stop(StopMode::Fast).expect("it stops");
     let files = ClusterFiles::of(&cluster.data_directory());
     assert!(files.forks.values().any(Vec::is_empty), "an empty fork");
+    assert!(files.forks.keys().any(|rel| rel.fork == 3), "an init fork");
 
     let server = site.serve();
     files.assert_served(&mut server.client(&branch));
