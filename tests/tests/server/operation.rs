@@ -180,7 +180,7 @@ fn assert_documented_metrics(page: &str) {
             None => *family == name,
         };
         assert!(
-            families.iter().any(|family| is_meant(&family)),
+            families.iter().any(|family| is_meant(family)),
             "{name} is not there"
         );
         checked += 1;
