@@ -227,8 +227,8 @@ impl<P: Platform> Shard<P> {
             histograms: RefCell::default(),
             config,
         });
-        for _ in 0..state.config.readers {
-            state.spawner.spawn(Rc::clone(&state).run_reader());
+        for number in 0..state.config.readers {
+            state.spawner.spawn(Rc::clone(&state).run_reader(number));
         }
         state.spawner.spawn(Rc::clone(&state).run_mesh());
         state
@@ -338,9 +338,9 @@ impl<P: Platform> Shard<P> {
 }
 
 impl<P: Platform> ShardState<P> {
-    async fn run_reader(self: Rc<Self>) {
+    async fn run_reader(self: Rc<Self>, number: usize) {
         loop {
-            let mut request = self.queue.pop().await;
+            let mut request = self.queue.pop(number).await;
             let ReadRequest {
                 branch, key, at, ..
             } = request;
