@@ -15,9 +15,10 @@
 //! Key and LSN are in the associated data as well; they are repeated inside and compared after opening, so that a
 //! page is right even if whoever computed the context was not.
 //!
-//! A block is opened in one pass over its bytes, from the buffer that the device or the network filled into a
-//! scratch that stays in the core's cache; nothing is allocated. An lz4 body is decoded from there straight to
-//! where the caller wants it.
+//! A block is opened in one pass over its bytes, from the buffer that the device or the network filled. A whole page
+//! that is not compressed is decrypted straight to where the caller wants it, which is why the caller's frame has room
+//! for the block's header before the page. All others go to a scratch that stays in the core's cache, and are decoded
+//! or copied from there. Nothing is allocated.
 
 use std::ops::Range;
 
@@ -31,6 +32,9 @@ pub(super) const BLOCK_HEADER_BYTES: usize = 40;
 
 /// Bytes of the longest block's plaintext.
 const PLAIN_BYTES_MAX: usize = BLOCK_HEADER_BYTES + PAGE_BYTES;
+
+/// Bytes of a frame that a page is opened into: room for the block's header, then the page.
+pub const FRAME_BYTES: usize = PLAIN_BYTES_MAX;
 
 /// Bytes of the longest sealed block.
 pub(super) const SEALED_BYTES_MAX: usize = PLAIN_BYTES_MAX + TAG_BYTES;
@@ -162,11 +166,11 @@ impl std::fmt::Debug for BlockScratch {
     }
 }
 
-/// Opens the single value at `place` into `out` and returns its bytes; whether it is an image or a delta,
-/// `place.contents` says. `sealed` is the block's ciphertext and tag: `extent[place.range()]`.
+/// Opens the single value at `place` to the front of the page at the end of `frame`, and returns its bytes; whether it is an
+/// image or a delta, `place.contents` says. `sealed` is the block's ciphertext and tag: `extent[place.range()]`.
 ///
-/// Costs one pass over the block and one copy within the core's cache; allocates nothing. On an error `out` is
-/// not to be used.
+/// Costs one pass over the block, and one copy within the core's cache if it is not a whole page; allocates nothing. What
+/// is before the page in `frame` means nothing afterwards; on an error all of it means nothing.
 ///
 /// # Errors
 /// `Seal`: damage, another object or another key. `OtherContent`: opened, but it is another key or LSN.
@@ -179,11 +183,22 @@ pub fn open_block(
     place: &BlockPlace,
     sealed: &[u8],
     scratch: &mut BlockScratch,
-    out: &mut [u8; PAGE_BYTES],
+    frame: &mut [u8; FRAME_BYTES],
 ) -> Result<usize, LayerError> {
     assert!(place.contents != BlockContents::Pack, "not a pack");
+    if sealed.len() == SEALED_BYTES_MAX {
+        let body = open_body(opener, layer, place, sealed, frame)?;
+        return match body.encoding {
+            Encoding::Raw => Ok(body.body_bytes),
+            // `encode_block` compresses only what gets shorter.
+            Encoding::Lz4 => Err(LayerError::malformed(
+                place.part(),
+                "lz4 that saves nothing",
+            )),
+        };
+    }
     let body = open_body(opener, layer, place, sealed, &mut scratch.plain)?;
-    let out = &mut out[..body.body_bytes];
+    let out = &mut frame[BLOCK_HEADER_BYTES..][..body.body_bytes];
     body.decode_into(place.part(), out)?;
     Ok(out.len())
 }

@@ -41,7 +41,9 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use block::{BlockContents, BlockPlace, BlockScratch, ValueKind, open_block, open_image};
+pub use block::{
+    BlockContents, BlockPlace, BlockScratch, FRAME_BYTES, ValueKind, open_block, open_image,
+};
 pub use config::{LayerConfig, LayerConfigError};
 pub use directory::ExtentDirectory;
 pub use error::{LayerError, LayerErrorKind, Part};

@@ -18,9 +18,10 @@ use crate::layer::{
 };
 use crate::manifest::LayerSection;
 use crate::store::StoreClient;
-use crate::types::{Key, Lsn, ObjectId, PAGE_BYTES, Partition};
+use crate::types::{Key, Lsn, ObjectId, Partition};
 
 use super::branches::{SharedBranch, manifest_error};
+use super::page_pool::Page;
 use super::read_path::{Found, Patience, Stop};
 use super::request::BranchNumber;
 use super::single_load::SingleLoad;
@@ -177,11 +178,18 @@ impl OpenLayer {
         key: &Key,
         at: Lsn,
         scratch: &mut BlockScratch,
-        page: &mut [u8; PAGE_BYTES],
+        page: &mut Page,
     ) -> Result<Option<Found>, LayerError> {
         match place.contents {
             BlockContents::Image => {
-                let len = open_block(&self.key.opener, &self.id, place, sealed, scratch, page)?;
+                let len = open_block(
+                    &self.key.opener,
+                    &self.id,
+                    place,
+                    sealed,
+                    scratch,
+                    page.frame_mut(),
+                )?;
                 Ok(Some(Found {
                     len,
                     version: place.first_lsn,

@@ -5,20 +5,27 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
+use crate::layer::FRAME_BYTES;
 use crate::types::PAGE_BYTES;
 
-/// One page in the clear. Travels between cores inside a request and its answer. `Debug` shows no content.
-pub struct Page(Box<[u8; PAGE_BYTES]>);
+/// One page in the clear, at the end of a frame in which a block can be opened where it is to stay. Travels between cores
+/// inside a request and its answer. `Debug` shows no content.
+pub struct Page(Box<[u8; FRAME_BYTES]>);
 
 impl Page {
     /// A page of zeros, freshly allocated.
     pub fn zeroed() -> Page {
-        let bytes = vec![0; PAGE_BYTES].into_boxed_slice();
+        let bytes = vec![0; FRAME_BYTES].into_boxed_slice();
         Page(
             bytes
                 .try_into()
                 .expect("the vector has exactly that length"),
         )
+    }
+
+    /// The whole frame: its last `PAGE_BYTES` are the page.
+    pub(crate) fn frame_mut(&mut self) -> &mut [u8; FRAME_BYTES] {
+        &mut self.0
     }
 }
 
@@ -26,13 +33,15 @@ impl Deref for Page {
     type Target = [u8; PAGE_BYTES];
 
     fn deref(&self) -> &Self::Target {
-        &self.0
+        self.0.last_chunk().expect("a frame is longer than a page")
     }
 }
 
 impl DerefMut for Page {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.0
+        self.0
+            .last_chunk_mut()
+            .expect("a frame is longer than a page")
     }
 }
 

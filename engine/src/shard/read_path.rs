@@ -17,9 +17,10 @@ use crate::io::clock::Clock;
 use crate::io::disk::DiskError;
 use crate::layer::{BlockPlace, EXTENT_HEADER_BYTES, ExtentDirectory, LayerError, LayerErrorKind};
 use crate::planted::{PlantedBug, planted};
-use crate::types::{Key, Lsn, PAGE_BYTES};
+use crate::types::{Key, Lsn};
 
 use super::layers::LayerOnCore;
+use super::page_pool::Page;
 use super::request::BranchNumber;
 use super::{Platform, ShardState};
 
@@ -70,7 +71,7 @@ impl<P: Platform> ShardState<P> {
         branch: BranchNumber,
         key: &Key,
         at: Lsn,
-        page: &mut [u8; PAGE_BYTES],
+        page: &mut Page,
         patience: Patience,
     ) -> Result<Found, Stop> {
         let partition = self.key_space.partition(key);
@@ -109,7 +110,7 @@ impl<P: Platform> ShardState<P> {
         layer: &LayerOnCore,
         key: &Key,
         at: Lsn,
-        page: &mut [u8; PAGE_BYTES],
+        page: &mut Page,
         best: Option<Found>,
         patience: Patience,
     ) -> Result<Option<Found>, Stop> {
@@ -133,7 +134,7 @@ impl<P: Platform> ShardState<P> {
             if let Some(found) = found {
                 let newer = found.version > best.version;
                 if newer {
-                    page.copy_from_slice(&other[..]);
+                    std::mem::swap(page, &mut other);
                 }
                 self.pool.put(other);
                 return Ok(newer.then_some(found));
@@ -147,16 +148,19 @@ impl<P: Platform> ShardState<P> {
     async fn read_in_extent(
         self: &Rc<Self>,
         wanted: Wanted<'_>,
-        page: &mut [u8; PAGE_BYTES],
+        page: &mut Page,
         patience: Patience,
     ) -> Result<Option<Found>, Stop> {
         let id = wanted.layer.extent_id(wanted.extent_no);
-        let known = self.directories.borrow_mut().get(&id).cloned();
-        if let Some(directory) = &known
-            && directory.find(wanted.key, wanted.at).is_none()
-        {
+        let known = self
+            .directories
+            .borrow_mut()
+            .get(&id)
+            .map(|directory| directory.find(wanted.key, wanted.at));
+        if let Some(None) = known {
             return Ok(None);
         }
+        let known = known.flatten();
         if let Some(slot) = self.cache.lookup(&id) {
             match self.read_cached(&slot, known, wanted, page).await {
                 Ok(found) => return Ok(found),
@@ -173,19 +177,22 @@ impl<P: Platform> ShardState<P> {
         }
     }
 
-    /// A hit: the block out of its slot. Any error means that the slot is not to be trusted, or can't be read.
+    /// A hit: the block out of its slot; where it is there, is `known` if the extent's directory is in memory. Any error means that the slot is not to be trusted, or can't be read.
     async fn read_cached(
         &self,
         slot: &SlotRef<P::Disk>,
-        known: Option<Rc<ExtentDirectory>>,
+        known: Option<BlockPlace>,
         wanted: Wanted<'_>,
-        page: &mut [u8; PAGE_BYTES],
+        page: &mut Page,
     ) -> Result<Option<Found>, Doubt> {
-        let directory = match known {
-            Some(directory) => directory,
-            None => self.read_directory(slot, wanted).await?,
+        let place = match known {
+            Some(place) => Some(place),
+            None => {
+                let directory = self.read_directory(slot, wanted).await?;
+                directory.find(wanted.key, wanted.at)
+            }
         };
-        let Some(place) = directory.find(wanted.key, wanted.at) else {
+        let Some(place) = place else {
             return Ok(None);
         };
         let started = self.clock.now();
@@ -249,7 +256,7 @@ impl<P: Platform> ShardState<P> {
     async fn read_fetched(
         self: &Rc<Self>,
         wanted: Wanted<'_>,
-        page: &mut [u8; PAGE_BYTES],
+        page: &mut Page,
     ) -> Result<Option<Found>, ReadError> {
         let mut fetches = 1;
         loop {
@@ -278,7 +285,7 @@ impl<P: Platform> ShardState<P> {
     async fn read_arriving(
         self: &Rc<Self>,
         wanted: Wanted<'_>,
-        page: &mut [u8; PAGE_BYTES],
+        page: &mut Page,
     ) -> Result<Option<Found>, Arriving> {
         let id = wanted.layer.extent_id(wanted.extent_no);
         let flight = self.flight(wanted.layer, wanted.extent_no);
@@ -332,7 +339,7 @@ impl<P: Platform> ShardState<P> {
         wanted: Wanted<'_>,
         place: &BlockPlace,
         sealed: &[u8],
-        page: &mut [u8; PAGE_BYTES],
+        page: &mut Page,
     ) -> Result<Option<Found>, LayerError> {
         let mut scratch = self.scratch.borrow_mut();
         wanted

@@ -234,16 +234,17 @@ impl<'a> Reader<'a> {
         };
         assert_eq!((place.first_key, place.last_key), (*key, *key));
         assert!(place.first_lsn <= lsn && place.first_lsn == place.last_lsn);
-        let mut out = [0xaa; PAGE_BYTES];
+        let mut frame = [0xaa; FRAME_BYTES];
         let len = open_block(
             &self.opener,
             &id,
             place,
             sealed,
             &mut self.scratch,
-            &mut out,
+            &mut frame,
         )
         .expect("the block opens");
+        let out = &frame[FRAME_BYTES - PAGE_BYTES..];
         let left = open_image(&self.opener, &id, place, sealed, &mut self.scratch);
         assert_eq!(left.expect("opens as well"), &out[..len]);
         let bytes = out[..len].to_vec();
