@@ -103,12 +103,12 @@ impl Embedded {
         })
     }
 
-    /// Reads every page once, in order.
+    /// Reads the first `pages` pages once, in order.
     ///
     /// # Errors
     /// The first page that could not be read or was wrong.
-    pub(crate) fn warm(&self) -> Result<()> {
-        let (dataset, pages) = (self.dataset, self.dataset.pages);
+    pub(crate) fn warm(&self, pages: u32) -> Result<()> {
+        let dataset = self.dataset;
         self.on_core(async move |core: Core| {
             let branch = open(&core, dataset).await?;
             let mut reads = core.reads(64);
