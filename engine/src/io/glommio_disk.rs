@@ -2,7 +2,8 @@
 //!
 //! What glommio 0.9 does for each operation, read at its source:
 //!
-//! - a read takes one allocation of about 300 bytes (the reference-counted `Source` that owns buffer and result) and its
+//! - a read takes a few small allocations (the reference-counted `Source` that owns buffer and result, a second count around
+//!   it; `tests/tests/hot_path_allocations.rs` holds us to no more than these) and its
 //!   buffer from a slab registered with the ring (`io_memory`, see `executor.rs`); when that slab is used up, an
 //!   ordinary allocation of the buffer's size on top, and the read is not a registered one. The submission queue
 //!   and the table of sources keep their memory. The buffer is allotted when the read is submitted, so at most

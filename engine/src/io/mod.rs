@@ -7,6 +7,7 @@
 
 pub mod aligned_buffer;
 pub mod clock;
+pub mod counting_allocator;
 pub mod disk;
 pub mod executor;
 pub mod glommio_clock;

@@ -1,0 +1,135 @@
+//! A read that hits allocates nothing of ours: not from the RAM tier, not from the device.
+//!
+//! glommio does allocate: per read of the device, and per wait of its loop (see `engine/src/io/glommio_disk.rs`). So warm
+//! reads from the device are held to what bare reads of a file cost on such an executor, one at a time, by
+//! number and by size.
+
+use std::time::Duration;
+
+use engine::Core;
+use engine::io::aligned_buffer::AlignedBuffer;
+use engine::io::counting_allocator::{Allocations, CountingAllocator};
+use engine::io::disk::{Disk, DiskFile};
+use engine::io::glommio_disk::GlommioDisk;
+use engine::types::{BranchId, Key, Lsn, TenantId};
+use harness::engine::{RunningEngine, Site, block_key};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
+
+const LSN: Lsn = Lsn(100);
+const PAGES: u32 = 1024;
+const BLOCK_BYTES: usize = 4096;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_from_ram_allocates_nothing() {
+    let site = Site::new().await;
+    let (place, keys) = written(&site).await;
+    let running = site.start(1, |config| config.shard.ram_bytes_max = 16 << 20);
+    // The first time from the store, the second from memory, a page pool warmed by both.
+    for _ in 0..2 {
+        counted_reads(&running, place, keys.clone(), 64).await;
+    }
+    let before = running.engine.stats().await.counts.reads_ram;
+    let allocations = counted_reads(&running, place, keys, 64).await;
+    let from_ram = running.engine.stats().await.counts.reads_ram - before;
+    assert_eq!(from_ram, u64::from(PAGES), "all were in memory");
+    assert_eq!(allocations.count, 0, "{allocations:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warm_read_from_the_device_allocates_what_the_ring_does_and_nothing_else() {
+    let site = Site::new().await;
+    let (place, keys) = written(&site).await;
+    let running = site.start(1, |_| {});
+    let path = site.data_dir().join("bare reads");
+    let bare = running
+        .on_core(0, async move |_| {
+            let disk = GlommioDisk::new(128);
+            let bytes = BLOCK_BYTES as u64 * u64::from(PAGES);
+            let file = disk.open(&path, Some(bytes)).await.expect("a new file");
+            for round in 0..2 {
+                for at in (0..bytes).step_by(BLOCK_BYTES) {
+                    match round {
+                        0 => {
+                            let block = AlignedBuffer::zeroed(BLOCK_BYTES);
+                            file.write_at(at, block).await.map(drop).expect("written");
+                        }
+                        _ => drop(file.read_at(at, BLOCK_BYTES).await.expect("read")),
+                    }
+                }
+                if round == 0 {
+                    CountingAllocator::start();
+                }
+            }
+            CountingAllocator::counted()
+        })
+        .await;
+    assert!(
+        bare.count >= u64::from(PAGES),
+        "the ring allocates: {bare:?}"
+    );
+
+    counted_reads(&running, place, keys.clone(), 64).await;
+    // Fills end behind the answers.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for depth in [1, 128] {
+        counted_reads(&running, place, keys.clone(), depth).await;
+        let before = running.engine.stats().await.counts.reads_cache;
+        let allocations = counted_reads(&running, place, keys.clone(), depth).await;
+        let from_cache = running.engine.stats().await.counts.reads_cache - before;
+        assert_eq!(from_cache, u64::from(PAGES), "all were in the cache");
+        // Timers of the core's other tasks may run meanwhile: one read in a hundred more.
+        assert!(
+            allocations.count <= bare.count + u64::from(PAGES) / 100,
+            "depth {depth}: {allocations:?}, the ring alone: {bare:?}"
+        );
+        let known = |bytes| bare.sizes.iter().any(|(size, _)| *size == bytes);
+        let ours: u64 = allocations
+            .sizes
+            .iter()
+            .filter(|(bytes, _)| !known(*bytes))
+            .map(|(_, times)| times)
+            .sum::<u64>()
+            + allocations.other_sizes;
+        assert!(
+            ours <= u64::from(PAGES) / 100,
+            "depth {depth}: {allocations:?}, the ring alone: {bare:?}"
+        );
+    }
+}
+
+async fn written(site: &Site) -> ((TenantId, BranchId), Vec<Key>) {
+    let versions: Vec<(Key, Lsn)> = (0..PAGES).map(|block| (block_key(1, block), LSN)).collect();
+    let branch = site.write_branch("main", &versions).await;
+    let keys = versions.into_iter().map(|(key, _)| key).collect();
+    ((site.tenant, branch), keys)
+}
+
+/// Reads all `keys`, `depth` at a time; what the core's thread allocated from the first push to the last answer.
+async fn counted_reads(
+    running: &RunningEngine,
+    (tenant, branch): (TenantId, BranchId),
+    keys: Vec<Key>,
+    depth: usize,
+) -> Allocations {
+    running
+        .on_core(0, async move |core: Core| {
+            let branch = core.open_branch(tenant, branch).await.expect("opens");
+            let mut reads = core.reads(depth);
+            CountingAllocator::start();
+            let mut keys = keys.iter();
+            loop {
+                while reads.has_room()
+                    && let Some(key) = keys.next()
+                {
+                    reads.push(&branch, *key, LSN);
+                }
+                match reads.next().await {
+                    Some(answer) => assert!(answer.value().is_some(), "{:?}", answer.result),
+                    None => return CountingAllocator::counted(),
+                }
+            }
+        })
+        .await
+}
