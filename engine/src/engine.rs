@@ -251,6 +251,13 @@ impl Engine {
         stats
     }
 
+    /// Whether a core has ended though nobody stopped it: a panic took it down, and what it owned is served no more.
+    /// The process is better ended than kept.
+    pub fn has_lost_core(&self) -> bool {
+        let joins = self.joins.lock().unwrap_or_else(|e| e.into_inner());
+        joins.iter().any(CoreHandle::is_finished)
+    }
+
     /// Stops the cores: what runs on them is dropped, the cache's index is saved. Blocks until they have ended.
     /// # Errors
     /// The first core that panicked.

@@ -449,3 +449,23 @@ async fn a_branch_shows_its_parent_up_to_where_it_left_and_its_own_versions_abov
     }
     running.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_core_that_panics_is_noticed_and_named_at_the_stop() {
+    let site = Site::new().await;
+    let running = site.start(2, |_| {});
+    assert!(!running.engine.has_lost_core());
+    running
+        .engine
+        .run_on_core(1, async |_core: Core| panic!("on purpose"))
+        .await;
+    for _ in 0..100 {
+        if running.engine.has_lost_core() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(running.engine.has_lost_core());
+    let error = running.engine.stop().expect_err("a core panicked");
+    assert!(error.to_string().contains("on purpose"), "{error}");
+}

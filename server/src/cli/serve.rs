@@ -1,6 +1,7 @@
 //! `pageserver serve`: runs until SIGTERM or SIGINT.
 
 use clap::Args;
+use engine::Engine;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Context;
@@ -50,18 +51,34 @@ async fn serve(context: &Context) -> Result<(), Failure> {
         store = running.store_url,
         "serving"
     );
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let lost_core = tokio::select! {
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+        () = core_lost(&running.engine) => true,
+    };
     tracing::info!("stopping");
     let limit = config.runtime.stop_timeout.0;
     node.stop(limit.saturating_sub(SAVE_TIME)).await;
     // It joins a thread, which ends within two seconds.
     let _ = tokio::task::spawn_blocking(move || admin.stop()).await;
     tracing::info!("stopped");
+    if lost_core {
+        let error =
+            "a core panicked, as the log says; the server ends rather than serve without it";
+        return Err(Failure::new(Exit::Other, error));
+    }
     Ok(())
 }
+
+/// Completes when a core has ended by itself.
+async fn core_lost(engine: &Engine) {
+    while !engine.has_lost_core() {
+        tokio::time::sleep(CORES_CHECKED_EVERY).await;
+    }
+}
+
+/// How often it is looked whether all cores still run.
+const CORES_CHECKED_EVERY: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Kept back from the stop's time for saving the cache's index and ending the admin service.
 const SAVE_TIME: std::time::Duration = std::time::Duration::from_secs(4);
