@@ -177,7 +177,8 @@ impl<P: Platform> ShardState<P> {
         }
     }
 
-    /// A hit: the block out of its slot; where it is there, is `known` if the extent's directory is in memory. Any error means that the slot is not to be trusted, or can't be read.
+    /// A hit: the block out of its slot; where it is there, is `known` if the extent's directory is in memory. Any error
+    /// means that the slot is not to be trusted, or can't be read.
     async fn read_cached(
         &self,
         slot: &SlotRef<P::Disk>,
@@ -185,6 +186,10 @@ impl<P: Platform> ShardState<P> {
         wanted: Wanted<'_>,
         page: &mut Page,
     ) -> Result<Option<Found>, Doubt> {
+        let range = wanted.layer.extent_range(wanted.extent_no);
+        if u64::from(slot.extent_bytes()) != range.end - range.start {
+            return Err(Doubt::OtherLength);
+        }
         let place = match known {
             Some(place) => Some(place),
             None => {
@@ -351,6 +356,8 @@ impl<P: Platform> ShardState<P> {
 /// Why a slot can't be used.
 #[derive(Debug, thiserror::Error)]
 enum Doubt {
+    #[error("the cache's index gives it another length than the layer's")]
+    OtherLength,
     #[error(transparent)]
     Layer(#[from] LayerError),
     #[error(transparent)]

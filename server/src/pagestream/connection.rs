@@ -118,6 +118,9 @@ pub(super) struct Wire<'a, S> {
     pub(super) patience: &'a Patience,
     pub(super) inbox: Inbox,
     pub(super) out: Vec<u8>,
+    /// Some of `out` may be sent already: after a write that was given up nothing may follow it, or the client
+    /// would take the new bytes for the rest of the frame that it has half of.
+    sending: bool,
 }
 
 impl<'a, S> Wire<'a, S>
@@ -134,6 +137,7 @@ where
             patience,
             inbox: Inbox::new(capacity.max(frames::STARTUP_PACKET_BYTES_MAX)),
             out: Vec::new(),
+            sending: false,
         }
     }
 
@@ -182,7 +186,9 @@ where
                 Some(("57P01", "the server is shutting down"))
             }
         };
-        if let Some((code, text)) = farewell {
+        if let Some((code, text)) = farewell
+            && !self.sending
+        {
             frames::put_error(&mut self.out, Severity::Fatal, code, text);
             // The client may be gone or not listening: then it misses a message, no more.
             let _ = self
@@ -272,8 +278,10 @@ where
     }
 
     async fn flush_all(&mut self) -> io::Result<()> {
+        self.sending = true;
         self.stream.write_all(&self.out).await?;
         self.stream.flush().await?;
+        self.sending = false;
         self.context.counters.batches_written.add(1);
         self.context
             .counters
