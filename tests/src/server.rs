@@ -244,7 +244,7 @@ impl Server {
 
     /// Asks it to stop, waits for that; status and time it took.
     /// # Panics
-    /// It is still there after [`STOP_MAX`].
+    /// It is still there after `STOP_MAX`.
     pub fn terminate(mut self) -> (ExitStatus, Duration) {
         let begun = now();
         let pid = i32::try_from(self.child.id()).expect("a process id");
