@@ -7,7 +7,7 @@ use harness::postgres::TestCluster;
 use postgres::control_file::ControlFile;
 use postgres::local_cluster::ClusterOptions;
 use postgres::replication::{Connection, ConnectionDefaults, ConnectionSettings, ReplicationError};
-use postgres::wal::{WAL_PAGE_BYTES, WalDecoder, WalStream, block_references};
+use postgres::wal::{RecordScratch, WAL_PAGE_BYTES, WalDecoder, WalStream};
 
 fn open(text: &str) -> Result<Connection, ReplicationError> {
     let defaults = ConnectionDefaults::default();
@@ -222,16 +222,17 @@ fn records_and_their_blocks_are_those_of_pg_waldump() {
             segment >> 12,
             segment & 0xfff
         ));
+        let mut scratch = RecordScratch::new();
         for page in fs::read(&path)
             .expect("a segment")
             .chunks_exact(WAL_PAGE_BYTES)
         {
             decoder.feed(page.try_into().expect("a page"));
             while let Some(record) = decoder.next_record().expect("good WAL") {
-                let blocks = block_references(&record.bytes).expect("blocks");
-                let blocks: Vec<String> = blocks
-                    .iter()
-                    .map(|b| format!("rel {} blk {}", b.relation, b.block))
+                let parsed = record.parse(&mut scratch).expect("blocks");
+                let blocks: Vec<String> = parsed
+                    .blocks()
+                    .map(|b| format!("rel {} blk {}", b.tag.relation, b.tag.block))
                     .collect();
                 found.push((record.lsn.0, record.header.xid, blocks));
             }

@@ -66,6 +66,35 @@ impl fmt::Display for Relation {
     }
 }
 
+/// A block of a fork of a relation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BlockTag {
+    /// The relation.
+    pub relation: Relation,
+    /// Its fork.
+    pub fork: Fork,
+    /// Number of the block in the fork, across segment files.
+    pub block: u32,
+}
+
+impl BlockTag {
+    /// Its key.
+    pub fn key(self) -> PostgresKey {
+        PostgresKey::Block {
+            relation: self.relation,
+            fork: self.fork,
+            block: self.block,
+        }
+    }
+}
+
+impl fmt::Display for BlockTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let suffix = self.fork.suffix();
+        write!(f, "block {} of {}{suffix}", self.block, self.relation)
+    }
+}
+
 /// A fork of a relation, numbered as Postgres does.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Fork {

@@ -3,9 +3,10 @@
 //!
 //! - [`key`], [`value`]: which engine key means which page or piece of state, and what the small values hold;
 //!   [`key_space`] deals them to partitions and stripes;
-//! - [`page`]: headers and data checksums of pages;
+//! - [`page`]: headers and data checksums of pages, and the changes access methods make to their items;
 //! - [`control_file`], [`data_files`]: `pg_control`, and what each path of a data directory is;
 //! - [`wal`]: the WAL stream cut into records, and whether a stretch of it changes anything;
+//! - [`redo`]: one logged change onto one page;
 //! - [`replication`]: connection and base backup of a running cluster;
 //! - [`import`]: running cluster, stopped data directory or backup tar, each as the same stream of versions;
 //! - [`local_cluster`]: a throw-away cluster of the stock binaries, for the demo and for tests.
@@ -18,6 +19,7 @@ pub mod key;
 pub mod key_space;
 pub mod local_cluster;
 pub mod page;
+pub mod redo;
 pub mod replication;
 pub mod value;
 pub mod wal;

@@ -4,7 +4,7 @@
 
 use engine::types::Lsn;
 use libfuzzer_sys::fuzz_target;
-use postgres::wal::{QuietCheck, WAL_PAGE_BYTES, WalDecoder, WalStream, block_references};
+use postgres::wal::{QuietCheck, RecordScratch, WAL_PAGE_BYTES, WalDecoder, WalStream};
 
 fuzz_target!(|input: (u8, u16, &[u8])| {
     let (repair, start_in_page, bytes) = input;
@@ -12,6 +12,7 @@ fuzz_target!(|input: (u8, u16, &[u8])| {
     let mut decoder = WalDecoder::new(STREAM, start);
     let check = QuietCheck::of_backup(start);
     let mut last = start;
+    let mut scratch = RecordScratch::new();
     for chunk in bytes.chunks(WAL_PAGE_BYTES).take(4) {
         let mut page = [0; WAL_PAGE_BYTES];
         page[..chunk.len()].copy_from_slice(chunk);
@@ -29,9 +30,11 @@ fuzz_target!(|input: (u8, u16, &[u8])| {
             );
             last = record.end;
             let _change = check.observe(&record);
+            let _parsed = record
+                .parse(&mut scratch)
+                .map(|record| record.blocks().count());
         }
     }
-    let _blocks = block_references(bytes);
 });
 
 /// Writes what the decoder insists on into a page's header.

@@ -8,10 +8,13 @@ use std::collections::VecDeque;
 
 use engine::types::Lsn;
 
+use super::manager::ResourceManager;
 use super::page_header::{WAL_PAGE_BYTES, WalPageHeader};
 use super::record::{
-    RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader, ResourceManager, record_crc,
+    RECORD_BYTES_MAX, RECORD_HEADER_BYTES, Record, RecordError, RecordHeader, RecordScratch,
+    record_crc,
 };
+use super::version::WalVersion;
 
 /// Which WAL to expect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +40,17 @@ pub struct WalRecord {
     pub header: RecordHeader,
     /// All of it, header included.
     pub bytes: Vec<u8>,
+    /// How to read it.
+    pub version: WalVersion,
+}
+
+impl WalRecord {
+    /// A view of its parts.
+    /// # Errors
+    /// It contradicts itself.
+    pub fn parse<'a>(&'a self, scratch: &'a mut RecordScratch) -> Result<Record<'a>, RecordError> {
+        Record::parse(self.version, self.lsn, self.end, &self.bytes, scratch)
+    }
 }
 
 /// Why WAL does not go on.
@@ -250,6 +264,8 @@ impl WalDecoder {
             end: self.position,
             header,
             bytes,
+            version: WalVersion::from_postgres_major(self.stream.postgres_major)
+                .expect("pages of other versions were refused"),
         });
         Ok(())
     }

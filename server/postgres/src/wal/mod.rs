@@ -1,11 +1,20 @@
 //! Postgres's WAL of versions 15 to 18: pages, records, and whether a stretch of it changes anything.
 
 mod decoder;
+mod image;
+mod manager;
 mod page_header;
+mod pglz;
 mod quiet_check;
 mod record;
+mod version;
 
 pub use decoder::{WalDecoder, WalError, WalRecord, WalStream};
+pub use image::{Image, ImageError};
+pub use manager::ResourceManager;
 pub use page_header::{WAL_PAGE_BYTES, WalPageHeader};
 pub use quiet_check::{Change, QuietCheck};
-pub use record::{BlockReference, RecordError, RecordHeader, ResourceManager, block_references};
+pub use record::{
+    BlockReference, RECORD_BLOCKS_MAX, Record, RecordError, RecordHeader, RecordScratch,
+};
+pub use version::WalVersion;

@@ -14,6 +14,7 @@
 
 use engine::types::Lsn;
 
+use super::version::WalVersion;
 use crate::bytes_at::{u16_at, u32_at, u64_at};
 
 /// Bytes of a WAL page.
@@ -53,13 +54,7 @@ impl WalPageHeader {
     /// Decodes the header; `None` if the page has no known magic or unknown flags: never written, recycled, or of
     /// another version.
     pub fn decode(page: &[u8]) -> Option<WalPageHeader> {
-        let postgres_major = match u16_at(page, 0)? {
-            0xD110 => 15,
-            0xD113 => 16,
-            0xD116 => 17,
-            0xD118 => 18,
-            _ => return None,
-        };
+        let postgres_major = WalVersion::from_magic(u16_at(page, 0)?)?.postgres_major();
         let flags = u16_at(page, 2)?;
         if flags & !FLAGS_KNOWN != 0 {
             return None;

@@ -23,8 +23,10 @@ use std::fmt;
 use engine::types::Lsn;
 
 use super::decoder::WalRecord;
-use super::record::{BlockReference, ResourceManager, block_references, main_data};
+use super::manager::ResourceManager;
+use super::record::RecordScratch;
 use crate::bytes_at::u64_at;
+use crate::key::BlockTag;
 
 /// Where the stretch ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,7 +53,7 @@ pub struct Change {
     /// Which of the resource manager's operations.
     pub operation: u8,
     /// The first block it touches, if it names one.
-    pub block: Option<BlockReference>,
+    pub block: Option<BlockTag>,
 }
 
 impl fmt::Display for Change {
@@ -66,8 +68,7 @@ impl fmt::Display for Change {
         }
         write!(f, " at {}", self.lsn)?;
         if let Some(block) = self.block {
-            let suffix = block.fork.suffix();
-            write!(f, ", block {} of {}{suffix}", block.block, block.relation)?;
+            write!(f, ", {block}")?;
         }
         Ok(())
     }
@@ -92,22 +93,22 @@ impl QuietCheck {
     /// # Errors
     /// The record changes something.
     pub fn observe(&self, record: &WalRecord) -> Result<Option<Lsn>, Change> {
+        let mut scratch = RecordScratch::default();
+        let parsed = record.parse(&mut scratch).ok();
         if !is_harmless(record) {
             return Err(Change {
                 lsn: record.lsn,
                 manager: record.header.manager,
                 operation: record.header.operation(),
                 // Only for the message: a record that does not decode is a change all the same.
-                block: block_references(&record.bytes)
-                    .ok()
-                    .and_then(|blocks| blocks.first().copied()),
+                block: parsed.and_then(|record| record.blocks().next().map(|block| block.tag)),
             });
         }
         let is_xlog = record.header.manager == ResourceManager::XLOG;
         let operation = record.header.operation();
         let is_last = match self.until {
             Until::BackupEnd { start } => {
-                let of = main_data(&record.bytes).and_then(|data| u64_at(data, 0));
+                let of = parsed.and_then(|record| u64_at(record.main, 0));
                 is_xlog && operation == BACKUP_END && of == Some(start.0)
             }
             Until::ShutdownCheckpoint { at } => {

@@ -1,4 +1,4 @@
-//! One record: its header, and which blocks it touches.
+//! One record: its header, the blocks it touches, its data. A view; nothing is copied.
 //!
 //! | at | bytes | field |
 //! |---:|------:|-------|
@@ -10,21 +10,28 @@
 //! | 18 |     2 | padding |
 //! | 20 |     4 | CRC-32C over bytes 24.. and then bytes 0..20 |
 //!
-//! Behind it come the headers of blocks (id 0 to 32), of the replication origin (253), of the top transaction (252)
-//! and of the main data (255 short, 254 long), then the blocks' data, then the main data.
+//! Behind it come the headers of blocks (id 0 to 32, ascending), of the replication origin (253), of the top
+//! transaction (252) and of the main data (255 short, 254 long), then the blocks' images and data, then the main
+//! data. The same from 15 to 18.
 
-use std::fmt;
+use std::ops::Range;
 
 use engine::types::Lsn;
 
+use super::image::Image;
+use super::manager::ResourceManager;
+use super::version::WalVersion;
 use crate::bytes_at::{u16_at, u32_at, u64_at};
-use crate::key::{Fork, Relation};
+use crate::key::{BlockTag, Fork, Relation};
 
 /// Bytes of a record's header.
 pub(super) const RECORD_HEADER_BYTES: usize = 24;
 
 /// Longest record: what Postgres allows itself to build.
 pub(super) const RECORD_BYTES_MAX: u32 = 1020 << 20;
+
+/// Most blocks that a record can touch.
+pub const RECORD_BLOCKS_MAX: usize = 33;
 
 /// A decoded header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,12 +53,13 @@ pub struct RecordHeader {
 impl RecordHeader {
     /// Decodes the first 24 bytes; `None` if fewer are there.
     pub fn decode(bytes: &[u8]) -> Option<RecordHeader> {
+        let bytes: &[u8; RECORD_HEADER_BYTES] = bytes.first_chunk()?;
         Some(RecordHeader {
             total_bytes: u32_at(bytes, 0)?,
             xid: u32_at(bytes, 4)?,
             previous: Lsn(u64_at(bytes, 8)?),
-            info: *bytes.get(16)?,
-            manager: ResourceManager(*bytes.get(17)?),
+            info: bytes[16],
+            manager: ResourceManager(bytes[17]),
             crc: u32_at(bytes, 20)?,
         })
     }
@@ -62,136 +70,308 @@ impl RecordHeader {
     }
 }
 
-/// The checksum of a whole record.
+/// The checksum of a whole record of at least [`RECORD_HEADER_BYTES`].
 pub(super) fn record_crc(record: &[u8]) -> u32 {
     let body = crc32c::crc32c(&record[RECORD_HEADER_BYTES..]);
     crc32c::crc32c_append(body, &record[..20])
 }
 
-/// Whose record: the number of a resource manager.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ResourceManager(pub u8);
-
-impl ResourceManager {
-    /// Checkpoints, images, switches.
-    pub const XLOG: ResourceManager = ResourceManager(0);
-    /// Snapshots and locks for standbys.
-    pub const STANDBY: ResourceManager = ResourceManager(8);
-}
-
-impl fmt::Display for ResourceManager {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match NAMES.get(usize::from(self.0)) {
-            Some(name) => f.write_str(name),
-            None => write!(f, "custom resource manager {}", self.0),
-        }
-    }
-}
-
-/// A block that a record touches.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct BlockReference {
-    /// The relation.
-    pub relation: Relation,
-    /// Its fork.
-    pub fork: Fork,
-    /// The block.
-    pub block: u32,
-    /// Whether the record carries an image of it.
-    pub has_image: bool,
-}
-
-/// Why a record's content does not decode.
+/// Why a record's content does not decode, though its checksum was right.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RecordError {
-    /// Ends within a header.
-    #[error("a header inside the record is cut short")]
-    Short,
+    /// Ends within a header, or its parts do not add up to its length.
+    #[error("the record's parts do not add up to its length")]
+    Length,
     /// An id that is no block and nothing else known.
     #[error("unknown block id {0}")]
     BlockId(u8),
+    /// Blocks have to come in ascending order.
+    #[error("block id {0} is out of order")]
+    BlockOrder(u8),
     /// A fork that does not exist.
     #[error("unknown fork {0}")]
     Fork(u8),
     /// A block of the same relation as the one before, and there is none before.
     #[error("a block refers to the relation of the block before, and there is none")]
     NoRelation,
+    /// The flag for data and the data's length contradict each other.
+    #[error("block id {0} has data without the flag for it, or the flag without data")]
+    DataFlag(u8),
+    /// The image's header contradicts itself.
+    #[error(
+        "block id {id} has an image of {bytes} bytes, flags {flags:#04x}, hole {hole_bytes} at {hole_at}"
+    )]
+    Image {
+        /// Which block.
+        id: u8,
+        /// Bytes of image in the record.
+        bytes: u16,
+        /// Flags of the image.
+        flags: u8,
+        /// Where the hole begins.
+        hole_at: u16,
+        /// How long it is.
+        hole_bytes: u16,
+    },
 }
 
-/// The blocks that a whole record touches, in the order of their ids.
-/// # Errors
-/// The record contradicts itself; its checksum was right, so it is of a version this code does not know.
-pub fn block_references(record: &[u8]) -> Result<Vec<BlockReference>, RecordError> {
-    let mut cursor = Cursor {
-        bytes: record.get(RECORD_HEADER_BYTES..).unwrap_or(&[]),
-        at: 0,
-    };
-    let mut data_bytes = 0usize;
-    let mut blocks = Vec::new();
-    let mut relation = None;
-    // Headers end where what is left is the data they announced.
-    while cursor.left() > data_bytes {
-        match cursor.u8()? {
-            MAIN_DATA_SHORT => {
-                data_bytes += usize::from(cursor.u8()?);
-            }
-            MAIN_DATA_LONG => {
-                data_bytes += usize::try_from(cursor.u32()?).map_err(|_| RecordError::Short)?;
-            }
-            ORIGIN => cursor.skip(2)?,
-            TOP_XID => cursor.skip(4)?,
-            id if id <= BLOCK_ID_MAX => {
-                let flags = cursor.u8()?;
-                data_bytes += usize::from(cursor.u16()?);
-                let has_image = flags & BLOCK_HAS_IMAGE != 0;
-                if has_image {
-                    data_bytes += image_header(&mut cursor)?;
-                }
-                if flags & BLOCK_SAME_RELATION == 0 {
-                    relation = Some(Relation {
-                        tablespace: cursor.u32()?,
-                        database: cursor.u32()?,
-                        number: cursor.u32()?,
-                    });
-                }
-                let fork = flags & BLOCK_FORK_MASK;
-                blocks.push(BlockReference {
-                    relation: relation.ok_or(RecordError::NoRelation)?,
-                    fork: Fork::from_number(fork).ok_or(RecordError::Fork(fork))?,
-                    block: cursor.u32()?,
-                    has_image,
-                });
-            }
-            id => return Err(RecordError::BlockId(id)),
+/// A whole record, borrowed from where it was read.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// How to read its content.
+    pub version: WalVersion,
+    /// Where it begins.
+    pub start: Lsn,
+    /// Behind its last byte, rounded up to the next record position: what Postgres calls its end, and puts into
+    /// the pages it changes.
+    pub end: Lsn,
+    /// LSN of the record before.
+    pub previous: Lsn,
+    /// Transaction id, 0 if none.
+    pub xid: u32,
+    /// All eight bits: the upper four are the resource manager's.
+    pub info: u8,
+    /// Whose record it is.
+    pub manager: ResourceManager,
+    /// Replication origin, 0 if none.
+    pub origin: u16,
+    /// Top transaction of `xid`, 0 if the record does not say.
+    pub top_xid: u32,
+    /// The main data.
+    pub main: &'a [u8],
+    /// The record's bytes from behind its header on.
+    body: &'a [u8],
+    blocks: &'a [BlockHead],
+}
+
+/// A block that a record touches, with what the record has for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BlockReference<'a> {
+    /// Its number in the record, which tells the resource manager its part.
+    pub id: u8,
+    /// Which block.
+    pub tag: BlockTag,
+    /// Redo makes the page anew, whatever it was.
+    pub will_init: bool,
+    /// The page's image, to restore or (without the apply flag) to compare with.
+    pub image: Option<Image<'a>>,
+    /// What the resource manager logged for this block; empty if nothing.
+    pub data: &'a [u8],
+}
+
+/// Where the parts of one block are in a record.
+#[derive(Clone, Debug)]
+struct BlockHead {
+    id: u8,
+    tag: BlockTag,
+    will_init: bool,
+    has_image: bool,
+    image_flags: u8,
+    hole: (u16, u16),
+    image: Range<usize>,
+    data: Range<usize>,
+}
+
+/// Room for the blocks of one record, to be used for one after the other.
+#[derive(Debug, Default)]
+pub struct RecordScratch {
+    /// At most [`RECORD_BLOCKS_MAX`].
+    blocks: Vec<BlockHead>,
+}
+
+impl RecordScratch {
+    /// Room for a record of any number of blocks.
+    pub fn new() -> RecordScratch {
+        RecordScratch {
+            blocks: Vec::with_capacity(RECORD_BLOCKS_MAX),
         }
     }
-    Ok(blocks)
 }
 
-/// The main data of a whole record: its last bytes.
-pub(super) fn main_data(record: &[u8]) -> Option<&[u8]> {
-    // A record without blocks begins with the header of its main data.
-    let body = record.get(RECORD_HEADER_BYTES..)?;
-    match *body.first()? {
-        MAIN_DATA_SHORT => body.get(2..2 + usize::from(*body.get(1)?)),
-        MAIN_DATA_LONG => {
-            let length = usize::try_from(u32_at(body, 1)?).ok()?;
-            body.get(5..)?.get(..length)
-        }
-        _ => None,
+impl<'a> Record<'a> {
+    /// A view of the whole record in `bytes`, which the caller has checked to be of the length its header says and
+    /// to have the right checksum.
+    /// # Errors
+    /// The record contradicts itself: it is of a version this code does not know.
+    pub fn parse(
+        version: WalVersion,
+        start: Lsn,
+        end: Lsn,
+        bytes: &'a [u8],
+        scratch: &'a mut RecordScratch,
+    ) -> Result<Record<'a>, RecordError> {
+        let header = RecordHeader::decode(bytes).ok_or(RecordError::Length)?;
+        let body = &bytes[RECORD_HEADER_BYTES..];
+        let heads = Heads::parse(body, &mut scratch.blocks)?;
+        Ok(Record {
+            version,
+            start,
+            end,
+            previous: header.previous,
+            xid: header.xid,
+            info: header.info,
+            manager: header.manager,
+            origin: heads.origin,
+            top_xid: heads.top_xid,
+            main: &body[heads.main],
+            body,
+            blocks: &scratch.blocks,
+        })
+    }
+
+    /// The operation, as the resource manager numbers it: the upper four bits of `info`.
+    pub fn operation(&self) -> u8 {
+        self.info & 0xf0
+    }
+
+    /// The blocks it touches, in the order of their ids.
+    pub fn blocks(&self) -> impl ExactSizeIterator<Item = BlockReference<'a>> + use<'a> {
+        let body = self.body;
+        self.blocks.iter().map(move |head| head.reference(body))
+    }
+
+    /// The block with this id, if the record has one.
+    pub fn block(&self, id: u8) -> Option<BlockReference<'a>> {
+        let head = self.blocks.iter().find(|head| head.id == id)?;
+        Some(head.reference(self.body))
+    }
+
+    /// Bytes of the record, its header included.
+    pub fn total_bytes(&self) -> usize {
+        RECORD_HEADER_BYTES + self.body.len()
     }
 }
 
-/// Skips an image's header; answers how many bytes of image follow in the data.
-fn image_header(cursor: &mut Cursor<'_>) -> Result<usize, RecordError> {
-    let length = cursor.u16()?;
-    cursor.skip(2)?; // where the hole begins
+impl BlockHead {
+    fn reference<'a>(&self, body: &'a [u8]) -> BlockReference<'a> {
+        BlockReference {
+            id: self.id,
+            tag: self.tag,
+            will_init: self.will_init,
+            image: self.has_image.then(|| {
+                Image::new(
+                    self.image_flags,
+                    self.hole.0,
+                    self.hole.1,
+                    &body[self.image.clone()],
+                )
+            }),
+            data: &body[self.data.clone()],
+        }
+    }
+}
+
+/// What the headers behind a record's header say.
+struct Heads {
+    origin: u16,
+    top_xid: u32,
+    main: Range<usize>,
+}
+
+impl Heads {
+    /// Reads the headers, fills `blocks`, and places every part within `body`.
+    fn parse(body: &[u8], blocks: &mut Vec<BlockHead>) -> Result<Heads, RecordError> {
+        blocks.clear();
+        let mut cursor = Cursor { bytes: body, at: 0 };
+        let mut data_bytes = 0usize;
+        let mut main_bytes = 0usize;
+        let (mut origin, mut top_xid) = (0, 0);
+        // Headers end where what is left is the data they announced; main data is announced last.
+        while cursor.left() > data_bytes {
+            match cursor.u8()? {
+                MAIN_DATA_SHORT => {
+                    main_bytes = usize::from(cursor.u8()?);
+                    data_bytes += main_bytes;
+                    break;
+                }
+                MAIN_DATA_LONG => {
+                    main_bytes = usize::try_from(cursor.u32()?).map_err(|_| RecordError::Length)?;
+                    data_bytes += main_bytes;
+                    break;
+                }
+                ORIGIN => origin = cursor.u16()?,
+                TOP_XID => top_xid = cursor.u32()?,
+                id if id <= BLOCK_ID_MAX => {
+                    let head = block_head(&mut cursor, id, blocks.last())?;
+                    data_bytes += head.image.len() + head.data.len();
+                    blocks.push(head);
+                }
+                id => return Err(RecordError::BlockId(id)),
+            }
+        }
+        if cursor.left() != data_bytes {
+            return Err(RecordError::Length);
+        }
+        let mut at = cursor.at;
+        for head in blocks {
+            head.image = at..at + head.image.len();
+            head.data = head.image.end..head.image.end + head.data.len();
+            at = head.data.end;
+        }
+        Ok(Heads {
+            origin,
+            top_xid,
+            main: at..at + main_bytes,
+        })
+    }
+}
+
+/// The header of block `id`, behind its id; its parts' ranges have the right lengths but begin at 0.
+fn block_head(
+    cursor: &mut Cursor<'_>,
+    id: u8,
+    before: Option<&BlockHead>,
+) -> Result<BlockHead, RecordError> {
+    if before.is_some_and(|before| before.id >= id) {
+        return Err(RecordError::BlockOrder(id));
+    }
     let flags = cursor.u8()?;
-    let compressed = flags & IMAGE_COMPRESSED != 0;
-    if compressed && flags & IMAGE_HAS_HOLE != 0 {
-        cursor.skip(2)?; // length of the hole, which a plain image implies
+    let data_bytes = usize::from(cursor.u16()?);
+    if (flags & BLOCK_HAS_DATA != 0) != (data_bytes > 0) {
+        return Err(RecordError::DataFlag(id));
     }
-    Ok(usize::from(length))
+    let has_image = flags & BLOCK_HAS_IMAGE != 0;
+    let (mut image_flags, mut image_bytes, mut hole) = (0, 0, (0, 0));
+    if has_image {
+        image_bytes = cursor.u16()?;
+        let hole_at = cursor.u16()?;
+        image_flags = cursor.u8()?;
+        let hole_bytes = Image::hole_bytes(image_flags, image_bytes, || cursor.u16())?;
+        if !Image::header_is_sound(image_flags, image_bytes, hole_at, hole_bytes) {
+            return Err(RecordError::Image {
+                id,
+                bytes: image_bytes,
+                flags: image_flags,
+                hole_at,
+                hole_bytes,
+            });
+        }
+        hole = (hole_at, hole_bytes);
+    }
+    let relation = if flags & BLOCK_SAME_RELATION == 0 {
+        Relation {
+            tablespace: cursor.u32()?,
+            database: cursor.u32()?,
+            number: cursor.u32()?,
+        }
+    } else {
+        before.ok_or(RecordError::NoRelation)?.tag.relation
+    };
+    let fork = flags & BLOCK_FORK_MASK;
+    Ok(BlockHead {
+        id,
+        tag: BlockTag {
+            relation,
+            fork: Fork::from_number(fork).ok_or(RecordError::Fork(fork))?,
+            block: cursor.u32()?,
+        },
+        will_init: flags & BLOCK_WILL_INIT != 0,
+        has_image,
+        image_flags,
+        hole,
+        image: 0..usize::from(image_bytes),
+        data: 0..data_bytes,
+    })
 }
 
 struct Cursor<'a> {
@@ -204,28 +384,20 @@ impl Cursor<'_> {
         self.bytes.len() - self.at
     }
 
-    fn skip(&mut self, bytes: usize) -> Result<(), RecordError> {
-        if self.left() < bytes {
-            return Err(RecordError::Short);
-        }
-        self.at += bytes;
-        Ok(())
-    }
-
     fn u8(&mut self) -> Result<u8, RecordError> {
-        let value = *self.bytes.get(self.at).ok_or(RecordError::Short)?;
+        let value = *self.bytes.get(self.at).ok_or(RecordError::Length)?;
         self.at += 1;
         Ok(value)
     }
 
     fn u16(&mut self) -> Result<u16, RecordError> {
-        let value = u16_at(self.bytes, self.at).ok_or(RecordError::Short)?;
+        let value = u16_at(self.bytes, self.at).ok_or(RecordError::Length)?;
         self.at += 2;
         Ok(value)
     }
 
     fn u32(&mut self) -> Result<u32, RecordError> {
-        let value = u32_at(self.bytes, self.at).ok_or(RecordError::Short)?;
+        let value = u32_at(self.bytes, self.at).ok_or(RecordError::Length)?;
         self.at += 4;
         Ok(value)
     }
@@ -239,32 +411,9 @@ const TOP_XID: u8 = 252;
 
 const BLOCK_FORK_MASK: u8 = 0x0f;
 const BLOCK_HAS_IMAGE: u8 = 0x10;
+const BLOCK_HAS_DATA: u8 = 0x20;
+const BLOCK_WILL_INIT: u8 = 0x40;
 const BLOCK_SAME_RELATION: u8 = 0x80;
-const IMAGE_HAS_HOLE: u8 = 0x01;
-/// pglz, lz4 or zstd.
-const IMAGE_COMPRESSED: u8 = 0x04 | 0x08 | 0x10;
 
-const NAMES: [&str; 22] = [
-    "XLOG",
-    "Transaction",
-    "Storage",
-    "CLOG",
-    "Database",
-    "Tablespace",
-    "MultiXact",
-    "RelMap",
-    "Standby",
-    "Heap2",
-    "Heap",
-    "Btree",
-    "Hash",
-    "Gin",
-    "Gist",
-    "Sequence",
-    "SPGist",
-    "BRIN",
-    "CommitTs",
-    "ReplicationOrigin",
-    "Generic",
-    "LogicalMessage",
-];
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,4 @@
 use super::*;
-use crate::wal::record::{BlockReference, block_references};
 
 pub(in crate::wal) const STREAM: WalStream = WalStream {
     system_identifier: 77,
@@ -213,45 +212,4 @@ fn a_claimed_length_takes_no_memory_before_the_bytes_are_there() {
     decoder.feed(&writer.pages()[0]);
     assert_eq!(decoder.next_record(), Ok(None));
     assert!(decoder.partial.capacity() <= 2 * WAL_PAGE_BYTES);
-}
-
-#[test]
-fn blocks_of_a_record_are_found() {
-    // Block 0 with data and a compressed image with a hole; block 1 of the same relation, visibility map; an origin.
-    let mut body = vec![0, 0x30, 3, 0];
-    body.extend([5, 0, 24, 0, 0x01 | 0x04, 100, 0]);
-    for word in [1663u32, 5, 16384, 7] {
-        body.extend(word.to_le_bytes());
-    }
-    body.extend([1, 0x80 | 0x02, 0, 0]);
-    body.extend(9u32.to_le_bytes());
-    body.extend([253, 1, 0]);
-    body.extend([255, 2]);
-    body.extend([0xaa; 3 + 5 + 2]);
-    let relation = crate::key::Relation {
-        tablespace: 1663,
-        database: 5,
-        number: 16384,
-    };
-    let expected = vec![
-        BlockReference {
-            relation,
-            fork: crate::key::Fork::Main,
-            block: 7,
-            has_image: true,
-        },
-        BlockReference {
-            relation,
-            fork: crate::key::Fork::VisibilityMap,
-            block: 9,
-            has_image: false,
-        },
-    ];
-    assert_eq!(block_references(&record(10, 0, 5, &body)), Ok(expected));
-    for cut in [1, 3, 10, 20] {
-        assert!(
-            block_references(&record(10, 0, 5, &body[..cut])).is_err(),
-            "{cut}"
-        );
-    }
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::wal::decoder::tests::{record, record_with_main_data};
 use crate::wal::record::RecordHeader;
+use crate::wal::version::WalVersion;
 
 const START: Lsn = Lsn(0x100_0028);
 
@@ -10,6 +11,7 @@ fn at(lsn: Lsn, bytes: Vec<u8>) -> WalRecord {
         end: Lsn(lsn.0 + bytes.len() as u64),
         header: RecordHeader::decode(&bytes).expect("whole"),
         bytes,
+        version: WalVersion::V15,
     }
 }
 
