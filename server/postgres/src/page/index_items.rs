@@ -95,6 +95,63 @@ impl PageMut<'_> {
         Ok(())
     }
 
+    /// Fills an empty page with the tuples in `packed`, which are as a page has them between upper bound and special
+    /// space: in the reverse order of their line pointers, each padded. `length_of` tells the padded length of the
+    /// tuple at the start of a string.
+    /// # Errors
+    /// The lengths don't add up, no space, a damaged header, or a page that isn't empty.
+    pub fn restore_items(
+        &mut self,
+        packed: &[u8],
+        length_of: impl Fn(&[u8]) -> Option<usize>,
+    ) -> Result<(), PageError> {
+        let bounds = self.bounds()?;
+        let next_length = |rest: &[u8]| {
+            length_of(rest)
+                .filter(|length| *length > 0 && *length % 8 == 0 && *length <= rest.len())
+                .and_then(|length| u16::try_from(length).ok())
+                .ok_or(PageError::Range {
+                    at: packed.len() - rest.len(),
+                    bytes: rest.len(),
+                })
+        };
+        let mut count = 0;
+        let mut rest = packed;
+        while !rest.is_empty() {
+            rest = &rest[usize::from(next_length(rest)?)..];
+            count += 1;
+        }
+        let no_space = PageError::NoSpace {
+            bytes: packed.len(),
+            lower: bounds.lower,
+            upper: bounds.upper,
+        };
+        let lower = ITEM_ID_BYTES
+            .checked_mul(count)
+            .and_then(|bytes| bytes.checked_add(HEADER_END))
+            .ok_or(no_space)?;
+        let upper = u16::try_from(packed.len())
+            .ok()
+            .and_then(|bytes| bounds.special.checked_sub(bytes))
+            .filter(|upper| *upper >= lower)
+            .ok_or(no_space)?;
+        if bounds.lower != HEADER_END || bounds.upper != bounds.special {
+            return Err(no_space);
+        }
+
+        let (start, end) = (usize::from(upper), usize::from(bounds.special));
+        self.bytes_mut()[start..end].copy_from_slice(packed);
+        self.set_lower(lower);
+        self.set_upper(upper);
+        let mut at = upper;
+        for offset in (1..=count).rev() {
+            let length = next_length(&packed[usize::from(at - upper)..])?;
+            self.put_item_id(offset, ItemId::normal(at, length));
+            at += length;
+        }
+        Ok(())
+    }
+
     /// Line pointer `offset`, known to point to an aligned tuple.
     fn stored_item(&self, offset: u16, bounds: Bounds) -> Result<ItemId, PageError> {
         let id = self.item_id(offset)?;

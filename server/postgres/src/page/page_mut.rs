@@ -3,6 +3,8 @@
 //! Any 8,192 bytes may be behind it. Every access is checked against the page, so a damaged page is a
 //! [`PageError`], never a panic; nothing allocates. Line pointers are numbered from 1, as Postgres numbers them.
 
+use std::ops::Range;
+
 use engine::types::{Lsn, PAGE_BYTES};
 
 use super::{ItemId, PageError};
@@ -189,19 +191,22 @@ impl<'a> PageMut<'a> {
     /// # Errors
     /// No such line pointer, or it points nowhere.
     pub fn item(&self, offset: u16) -> Result<&[u8], PageError> {
-        let (at, end) = self.item_range(offset)?;
-        Ok(&self.bytes[at..end])
+        let range = self.item_range(offset)?;
+        Ok(&self.bytes[range])
     }
 
     /// The bytes that line pointer `offset` points to, of the length it says.
     /// # Errors
     /// No such line pointer, or it points nowhere.
     pub fn item_mut(&mut self, offset: u16) -> Result<&mut [u8], PageError> {
-        let (at, end) = self.item_range(offset)?;
-        Ok(&mut self.bytes[at..end])
+        let range = self.item_range(offset)?;
+        Ok(&mut self.bytes[range])
     }
 
-    fn item_range(&self, offset: u16) -> Result<(usize, usize), PageError> {
+    /// Where on the page the bytes are that line pointer `offset` points to.
+    /// # Errors
+    /// No such line pointer, or it points nowhere.
+    pub fn item_range(&self, offset: u16) -> Result<Range<usize>, PageError> {
         let id = self.item_id(offset)?;
         let at = usize::from(id.at());
         let end = at + usize::from(id.length());
@@ -212,7 +217,7 @@ impl<'a> PageMut<'a> {
                 length: id.length(),
             });
         }
-        Ok((at, end))
+        Ok(at..end)
     }
 
     /// The special space, which has to be `bytes` long (and is, in the page, rounded up to 8).

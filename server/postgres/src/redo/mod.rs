@@ -24,9 +24,11 @@ mod gist;
 mod hash;
 mod heap;
 mod heap2;
+mod heap_tuple;
 mod implied;
 mod sequence;
 mod spgist;
+mod visibility_map;
 mod xlog;
 
 pub use delta::{Delta, DeltaError, DeltaScratch, PageChange};
@@ -35,6 +37,7 @@ pub use implied::{
     CLOG_TRANSACTIONS_PER_PAGE, COMMIT_TIMESTAMPS_PER_PAGE, FSM_LEAVES, Implied, MAP_BYTES,
     MULTIXACT_MEMBERS_PER_PAGE, MULTIXACT_OFFSETS_PER_PAGE,
 };
+pub use visibility_map::{MAP_BLOCKS_PER_PAGE, cleared_by};
 
 use engine::types::{Lsn, PAGE_BYTES};
 
@@ -195,7 +198,7 @@ fn redo_change(change: &Change<'_>, page: &mut PageMut<'_>) -> Result<Outcome, R
 fn apply(change: &Change<'_>, page: &mut PageMut<'_>) -> Result<Stamp, RedoError> {
     match change.manager {
         ResourceManager::XLOG => xlog::apply(change),
-        ResourceManager::HEAP2 => heap2::apply(change, page).map(Into::into),
+        ResourceManager::HEAP2 => heap2::apply(change, page),
         ResourceManager::HEAP => heap::apply(change, page).map(Into::into),
         ResourceManager::BTREE => btree::apply(change, page).map(Into::into),
         ResourceManager::HASH => hash::apply(change, page).map(Into::into),
