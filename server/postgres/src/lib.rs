@@ -7,6 +7,7 @@
 //! - [`control_file`], [`data_files`]: `pg_control`, and what each path of a data directory is;
 //! - [`wal`]: the WAL stream cut into records, and whether a stretch of it changes anything;
 //! - [`redo`]: one logged change onto one page;
+//! - [`verify`]: redo proved against the pages that Postgres logged;
 //! - [`replication`]: connection and base backup of a running cluster;
 //! - [`import`]: running cluster, stopped data directory or backup tar, each as the same stream of versions;
 //! - [`local_cluster`]: a throw-away cluster of the stock binaries, for the demo and for tests.
@@ -22,6 +23,7 @@ pub mod page;
 pub mod redo;
 pub mod replication;
 pub mod value;
+pub mod verify;
 pub mod wal;
 
 mod bytes_at;

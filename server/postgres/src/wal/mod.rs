@@ -2,19 +2,23 @@
 
 mod decoder;
 mod image;
+mod kind;
 mod manager;
 mod page_header;
 mod pglz;
 mod quiet_check;
 mod record;
+mod segment_files;
 mod version;
 
 pub use decoder::{WalDecoder, WalError, WalRecord, WalStream};
 pub use image::{Image, ImageError};
+pub use kind::{Proof, RecordKind};
 pub use manager::ResourceManager;
 pub use page_header::{WAL_PAGE_BYTES, WalPageHeader};
 pub use quiet_check::{Change, QuietCheck};
 pub use record::{
     BlockReference, RECORD_BLOCKS_MAX, Record, RecordError, RecordHeader, RecordScratch,
 };
+pub use segment_files::{SegmentFiles, SegmentFilesError};
 pub use version::WalVersion;

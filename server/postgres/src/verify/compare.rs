@@ -1,0 +1,243 @@
+//! Whether a replayed page is the one that Postgres logged after the change.
+//!
+//! The logged image is the primary's buffer as it was when the record was built: before the record's LSN was put into
+//! it, with whatever hint bits, dead marks and command ids the primary had set without logging them, and without its
+//! hole. So a comparison byte for byte has to allow exactly for that, and nothing more: each allowance below is made
+//! for the one field, in the direction in which redo may lack it, and everything else has to be equal. (Postgres's own
+//! masks forget far more: all visibility flags of rows, the whole content of visibility maps, the flag that a page is
+//! all-visible, line pointers of index leaves.)
+
+use engine::types::{Lsn, PAGE_BYTES};
+
+use crate::bytes_at::{u16_at, u32_at, u64_at};
+use crate::wal::ResourceManager;
+
+/// A page of a relation.
+pub(super) type Page = [u8; PAGE_BYTES];
+
+/// The first byte in which `ours`, replayed up to the record that ends at `end`, differs from the `logged` image
+/// otherwise than by what the primary does without logging it. `hole` is what the image did not carry.
+pub(super) fn first_difference(
+    manager: ResourceManager,
+    end: Lsn,
+    hole: std::ops::Range<usize>,
+    ours: &Page,
+    logged: &Page,
+) -> Option<usize> {
+    let mut expected = *logged;
+    allow_everywhere(ours, &mut expected, hole);
+    match manager {
+        ResourceManager::HEAP | ResourceManager::HEAP2 => allow_heap(ours, &mut expected),
+        ResourceManager::BTREE => allow_btree(ours, &mut expected),
+        ResourceManager::HASH => allow_hash(ours, &mut expected),
+        ResourceManager::GIST => allow_gist(ours, &mut expected, end),
+        ResourceManager::BRIN => allow_brin(ours, &mut expected),
+        _ => {}
+    }
+    (0..PAGE_BYTES).find(|at| ours[*at] != expected[*at])
+}
+
+/// LSN (set after the record is built), checksum (set when the page is written), the hole, two flags that are hints,
+/// and what lies between the end of an item and the next multiple of eight.
+fn allow_everywhere(ours: &Page, expected: &mut Page, hole: std::ops::Range<usize>) {
+    expected[..10].copy_from_slice(&ours[..10]);
+    if let (Some(theirs), Some(own)) = (expected.get_mut(hole.clone()), ours.get(hole)) {
+        theirs.copy_from_slice(own);
+    }
+    equalise_bits(ours, expected, PAGE_FLAGS_AT, FREE_LINES | PAGE_FULL);
+    for item in items(ours) {
+        let end = item.at + item.bytes;
+        let padded = end.next_multiple_of(8).min(PAGE_BYTES);
+        if item.bytes > 0 {
+            expected[end..padded].copy_from_slice(&ours[end..padded]);
+        }
+    }
+}
+
+/// Hints on rows, command ids (redo knows none: it sets them to 0), the hint when pruning may help.
+fn allow_heap(ours: &Page, expected: &mut Page) {
+    expected[PRUNE_XID_AT..PRUNE_XID_AT + 4].copy_from_slice(&ours[PRUNE_XID_AT..PRUNE_XID_AT + 4]);
+    for item in items(ours) {
+        if item.state != ITEM_NORMAL || item.bytes < HEAP_TUPLE_HEADER_BYTES {
+            continue;
+        }
+        let (cid_at, infomask_at) = (item.at + 8, item.at + 20);
+        if u32_at(ours, cid_at) == Some(0) {
+            expected[cid_at..cid_at + 4].fill(0);
+        }
+        let mask = u16_at(ours, infomask_at).unwrap_or(0);
+        let logged = u16_at(expected, infomask_at).unwrap_or(0);
+        let mut hints = COMBO_COMMAND_ID | XMAX_COMMITTED | XMAX_INVALID;
+        // Both bits for xmin mean frozen, which is logged.
+        if logged & XMIN_FROZEN != XMIN_FROZEN {
+            hints |= XMIN_FROZEN;
+        }
+        // The primary may know more than redo, never less.
+        let more = logged & !mask & hints;
+        put_u16(expected, infomask_at, logged & !more);
+    }
+}
+
+/// Dead marks on leaves, the hint that there are some, and the id of a vacuum that may have seen a split: redo sets
+/// it to 0, and with it the mark of the last page of the split.
+fn allow_btree(ours: &Page, expected: &mut Page) {
+    let Some(special) = special_at(ours, 16) else {
+        return;
+    };
+    let flags_at = special + 12;
+    let flags = u16_at(ours, flags_at).unwrap_or(0);
+    if flags & BTREE_META != 0 {
+        return;
+    }
+    if flags & BTREE_LEAF != 0 {
+        allow_dead_marks(ours, expected);
+    }
+    equalise_bits(ours, expected, flags_at, BTREE_HAS_GARBAGE);
+    clear_unless_ours(ours, expected, flags_at, BTREE_SPLIT_END);
+    if u16_at(ours, flags_at + 2) == Some(0) {
+        put_u16(expected, flags_at + 2, 0);
+    }
+}
+
+/// Dead marks in buckets and their overflow pages, and the hint that there are some.
+fn allow_hash(ours: &Page, expected: &mut Page) {
+    let Some(special) = special_at(ours, 16) else {
+        return;
+    };
+    let flags_at = special + 12;
+    let flags = u16_at(ours, flags_at).unwrap_or(0);
+    if flags & (HASH_OVERFLOW | HASH_BUCKET) != 0 {
+        allow_dead_marks(ours, expected);
+    }
+    equalise_bits(ours, expected, flags_at, HASH_HAS_DEAD);
+}
+
+/// Dead marks on leaves and their hint; and what is set behind the record's insertion: the number of the split, which
+/// is the record's LSN, and the end of the mark that the right page has no downlink yet.
+fn allow_gist(ours: &Page, expected: &mut Page, end: Lsn) {
+    let Some(special) = special_at(ours, 16) else {
+        return;
+    };
+    let flags_at = special + 12;
+    let flags = u16_at(ours, flags_at).unwrap_or(0);
+    if flags & GIST_LEAF != 0 {
+        allow_dead_marks(ours, expected);
+    }
+    equalise_bits(ours, expected, flags_at, GIST_HAS_GARBAGE);
+    let nsn = u64_at(ours, special).map(|halves| halves.rotate_left(32));
+    if nsn == Some(end.0) {
+        expected[special..special + 8].copy_from_slice(&ours[special..special + 8]);
+        clear_unless_ours(ours, expected, flags_at, GIST_FOLLOW_RIGHT);
+    }
+}
+
+/// The mark that a page is being emptied lives in memory alone.
+fn allow_brin(ours: &Page, expected: &mut Page) {
+    if let Some(special) = special_at(ours, 8) {
+        clear_unless_ours(ours, expected, special + 4, BRIN_EVACUATE);
+    }
+}
+
+/// Line pointers that the primary marked dead and redo still has as normal.
+fn allow_dead_marks(ours: &Page, expected: &mut Page) {
+    for item in items(ours) {
+        let logged = u32_at(expected, item.pointer_at).unwrap_or(0);
+        if item.state == ITEM_NORMAL && state_of(logged) == ITEM_DEAD {
+            let normal = logged & !(3 << 15) | ITEM_NORMAL << 15;
+            expected[item.pointer_at..item.pointer_at + 4].copy_from_slice(&normal.to_le_bytes());
+        }
+    }
+}
+
+struct Item {
+    pointer_at: usize,
+    state: u32,
+    at: usize,
+    bytes: usize,
+}
+
+/// The line pointers of a page whose header is plausible and that lie with their items within the page.
+fn items(page: &Page) -> impl Iterator<Item = Item> + '_ {
+    let short = |at| u16_at(page, at).map_or(0, usize::from);
+    let (lower, upper, special) = (short(12), short(14), short(16));
+    let has_items =
+        lower >= HEADER_BYTES && lower <= upper && upper <= special && special <= PAGE_BYTES;
+    let count = if has_items {
+        (lower - HEADER_BYTES) / 4
+    } else {
+        0
+    };
+    (0..count).filter_map(move |index| {
+        let pointer_at = HEADER_BYTES + 4 * index;
+        let pointer = u32_at(page, pointer_at)?;
+        let at = usize::try_from(pointer & 0x7fff).ok()?;
+        let bytes = usize::try_from(pointer >> 17).ok()?;
+        let is_within = at + bytes <= PAGE_BYTES && (bytes == 0 || at >= upper);
+        is_within.then_some(Item {
+            pointer_at,
+            state: state_of(pointer),
+            at,
+            bytes,
+        })
+    })
+}
+
+fn state_of(pointer: u32) -> u32 {
+    pointer >> 15 & 3
+}
+
+/// Where the special space begins, if it has `bytes`.
+fn special_at(page: &Page, bytes: usize) -> Option<usize> {
+    let special = usize::from(u16_at(page, 16)?);
+    (special == PAGE_BYTES - bytes).then_some(special)
+}
+
+/// Takes over our `bits` of the short at `at`.
+fn equalise_bits(ours: &Page, expected: &mut Page, at: usize, bits: u16) {
+    let own = u16_at(ours, at).unwrap_or(0) & bits;
+    let theirs = u16_at(expected, at).unwrap_or(0) & !bits;
+    put_u16(expected, at, theirs | own);
+}
+
+/// Clears those of `bits` that we do not have.
+fn clear_unless_ours(ours: &Page, expected: &mut Page, at: usize, bits: u16) {
+    let missing = bits & !u16_at(ours, at).unwrap_or(0);
+    let theirs = u16_at(expected, at).unwrap_or(0);
+    put_u16(expected, at, theirs & !missing);
+}
+
+fn put_u16(page: &mut Page, at: usize, value: u16) {
+    if let Some(bytes) = page.get_mut(at..at + 2) {
+        bytes.copy_from_slice(&value.to_le_bytes());
+    }
+}
+
+const HEADER_BYTES: usize = 24;
+const PAGE_FLAGS_AT: usize = 10;
+const PRUNE_XID_AT: usize = 20;
+const FREE_LINES: u16 = 1;
+const PAGE_FULL: u16 = 2;
+
+const ITEM_NORMAL: u32 = 1;
+const ITEM_DEAD: u32 = 3;
+
+const HEAP_TUPLE_HEADER_BYTES: usize = 23;
+const COMBO_COMMAND_ID: u16 = 0x0020;
+const XMIN_FROZEN: u16 = 0x0300;
+const XMAX_COMMITTED: u16 = 0x0400;
+const XMAX_INVALID: u16 = 0x0800;
+
+const BTREE_LEAF: u16 = 1;
+const BTREE_META: u16 = 8;
+const BTREE_SPLIT_END: u16 = 1 << 5;
+const BTREE_HAS_GARBAGE: u16 = 1 << 6;
+
+const HASH_OVERFLOW: u16 = 1;
+const HASH_BUCKET: u16 = 2;
+const HASH_HAS_DEAD: u16 = 1 << 7;
+
+const GIST_LEAF: u16 = 1;
+const GIST_FOLLOW_RIGHT: u16 = 1 << 3;
+const GIST_HAS_GARBAGE: u16 = 1 << 4;
+
+const BRIN_EVACUATE: u16 = 1;

@@ -1,0 +1,248 @@
+//! Record by record: replay, compare, count.
+
+use std::collections::{HashMap, HashSet};
+
+use engine::types::{Lsn, PAGE_BYTES};
+
+use super::compare::{Page, first_difference};
+use super::report::{Difference, KindCounts, Mismatch, Report};
+use crate::bytes_at::u32_at;
+use crate::key::{BlockTag, Fork, Relation};
+use crate::redo::{Delta, DeltaScratch, Outcome, redo};
+use crate::wal::{BlockReference, Image, Record, RecordKind, ResourceManager, WalVersion};
+
+/// Why the verification cannot go on.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum VerifyError {
+    /// The WAL changes its version: an upgrade between two of its files.
+    #[error("record at {at} is of another version of Postgres than those before it")]
+    Version {
+        /// Where it begins.
+        at: Lsn,
+    },
+}
+
+/// Replays records in order and compares what comes out. Holds every page it has seen: 8 KiB each.
+#[derive(Debug)]
+pub struct Verifier {
+    report: Report,
+    pages: HashMap<BlockTag, Box<Page>>,
+    /// Relations made within the WAL: their pages begin as zeros, and none of them is unknown.
+    born: HashSet<Relation>,
+    hint_bits_logged: bool,
+    has_checksums: bool,
+    encoded: Vec<u8>,
+}
+
+/// What is compared: the page before the record, and the image after it.
+enum Step {
+    Compared,
+    ImageOnly,
+    NoImage,
+    PageAhead,
+    BaseUnknown,
+    Wrong(Difference),
+}
+
+impl Verifier {
+    /// For WAL of `version`, from a cluster with or without data checksums and, where its WAL begins,
+    /// `wal_log_hints`.
+    pub fn new(version: WalVersion, has_checksums: bool, wal_log_hints: bool) -> Verifier {
+        Verifier {
+            report: Report::new(version),
+            pages: HashMap::new(),
+            born: HashSet::new(),
+            hint_bits_logged: has_checksums || wal_log_hints,
+            has_checksums,
+            encoded: Vec::new(),
+        }
+    }
+
+    /// Replays the next record.
+    /// # Errors
+    /// It is of another version. A page that comes out wrong is not an error but in the report.
+    pub fn observe(&mut self, record: &Record<'_>) -> Result<(), VerifyError> {
+        if record.version != self.report.version() {
+            return Err(VerifyError::Version { at: record.start });
+        }
+        let Some(kind) = RecordKind::of(record.version, record.manager, record.info) else {
+            self.report.unknown += 1;
+            return Ok(());
+        };
+        let mut counts = KindCounts {
+            records: 1,
+            ..KindCounts::default()
+        };
+        for block in record.blocks() {
+            match self.step(record, &block) {
+                Step::Compared => counts.compared += 1,
+                Step::ImageOnly => counts.image_only += 1,
+                Step::NoImage => counts.no_image += 1,
+                Step::PageAhead => counts.page_ahead += 1,
+                Step::BaseUnknown => counts.base_unknown += 1,
+                Step::Wrong(what) => {
+                    counts.mismatches += 1;
+                    self.report.mismatch(Mismatch {
+                        kind: kind.to_string(),
+                        lsn: record.start,
+                        tag: block.tag,
+                        block_id: block.id,
+                        what,
+                    });
+                }
+            }
+        }
+        self.report.count(kind, &counts);
+        self.follow(record);
+        Ok(())
+    }
+
+    /// What was found so far.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// What was found.
+    pub fn into_report(self) -> Report {
+        self.report
+    }
+
+    fn step(&mut self, record: &Record<'_>, block: &BlockReference<'_>) -> Step {
+        let known = self.pages.remove(&block.tag);
+        let is_born = self.born.contains(&block.tag.relation);
+        let logged = block.image.filter(|image| !image.is_applied());
+        let is_begun = block.will_init || block.image.is_some_and(|image| image.is_applied());
+        let base = known.or_else(|| (is_born || is_begun).then(|| Box::new([0; PAGE_BYTES])));
+        let Some(mut page) = base else {
+            if let Some(page) = logged.and_then(|image| restored(&image, record.end)) {
+                self.pages.insert(block.tag, page);
+            }
+            return Step::BaseUnknown;
+        };
+        let before = lsn_of(&page);
+        let outcome = self.replay(record, block, &mut page);
+        let step = match (outcome, &logged) {
+            (Err(reason), _) => Step::Wrong(Difference::Failed(reason)),
+            (Ok(Outcome::PageAhead), _) => Step::PageAhead,
+            (Ok(Outcome::PageMissing), Some(_)) => {
+                let reason = "redo passed the page over, as if its relation were dropped later";
+                Step::Wrong(Difference::Failed(reason.to_owned()))
+            }
+            (Ok(Outcome::Applied), Some(image)) => compared(record, block, image, before, &page),
+            (Ok(_), None) if is_begun && !block.will_init => Step::ImageOnly,
+            (Ok(_), None) => Step::NoImage,
+        };
+        match (&step, logged) {
+            (Step::Wrong(_), Some(image)) => {
+                // What follows is judged from the right page.
+                if let Some(page) = restored(&image, record.end) {
+                    self.pages.insert(block.tag, page);
+                }
+            }
+            (Step::Wrong(_), None) => {}
+            _ => {
+                self.pages.insert(block.tag, page);
+            }
+        }
+        step
+    }
+
+    /// Redo by way of the stored bytes of the delta, which thereby are shown to suffice.
+    fn replay(
+        &mut self,
+        record: &Record<'_>,
+        block: &BlockReference<'_>,
+        page: &mut Page,
+    ) -> Result<Outcome, String> {
+        let mut scratch = DeltaScratch::new();
+        self.encoded.clear();
+        match Delta::of_block(record, block, self.hint_bits_logged, &mut scratch) {
+            Some(delta) => delta.encode(&mut self.encoded),
+            None => return Ok(Outcome::Applied),
+        }
+        let mut scratch = DeltaScratch::new();
+        let delta = Delta::decode(block.tag.key(), record.end, &self.encoded, &mut scratch);
+        let delta = delta.map_err(|error| error.to_string())?;
+        redo(&delta, page).map_err(|failure| failure.to_string())
+    }
+
+    /// What records say that changes which pages are known.
+    fn follow(&mut self, record: &Record<'_>) {
+        match (record.manager, record.operation()) {
+            (ResourceManager::XLOG, PARAMETER_CHANGE) => {
+                let wal_log_hints = record.main.get(24).is_some_and(|byte| *byte != 0);
+                self.hint_bits_logged = self.has_checksums || wal_log_hints;
+            }
+            (ResourceManager::STORAGE, CREATE) => {
+                if let Some(relation) = relation_at(record.main, 0) {
+                    self.pages.retain(|tag, _| tag.relation != relation);
+                    self.born.insert(relation);
+                }
+            }
+            (ResourceManager::STORAGE, TRUNCATE) => {
+                let blocks = u32_at(record.main, 0);
+                if let (Some(blocks), Some(relation)) = (blocks, relation_at(record.main, 4)) {
+                    self.pages.retain(|tag, _| {
+                        tag.relation != relation || (tag.fork == Fork::Main && tag.block < blocks)
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn compared(
+    record: &Record<'_>,
+    block: &BlockReference<'_>,
+    image: &Image<'_>,
+    before: Lsn,
+    ours: &Page,
+) -> Step {
+    let mut logged = Box::new([0; PAGE_BYTES]);
+    if let Err(error) = image.restore(&mut logged) {
+        return Step::Wrong(Difference::Failed(error.to_string()));
+    }
+    let (hole_at, hole_bytes) = image.hole();
+    let hole = usize::from(hole_at)..usize::from(hole_at) + usize::from(hole_bytes);
+    if let Some(at) = first_difference(record.manager, record.end, hole, ours, &logged) {
+        return Step::Wrong(Difference::Page {
+            at,
+            ours: Box::new(*ours),
+            logged,
+        });
+    }
+    let logged_before = lsn_of(&logged);
+    if !block.will_init && logged_before != before {
+        return Step::Wrong(Difference::Before {
+            ours: before,
+            logged: logged_before,
+        });
+    }
+    Step::Compared
+}
+
+/// The page of an image that is only for comparison, as it was after the record; `None` if it does not restore.
+fn restored(image: &Image<'_>, end: Lsn) -> Option<Box<Page>> {
+    let mut page = Box::new([0; PAGE_BYTES]);
+    image.restore(&mut page).ok()?;
+    page[..8].copy_from_slice(&end.0.rotate_left(32).to_le_bytes());
+    Some(page)
+}
+
+fn lsn_of(page: &Page) -> Lsn {
+    let halves = page.first_chunk().expect("a page is longer");
+    Lsn(u64::from_le_bytes(*halves).rotate_left(32))
+}
+
+fn relation_at(main: &[u8], at: usize) -> Option<Relation> {
+    Some(Relation {
+        tablespace: u32_at(main, at)?,
+        database: u32_at(main, at + 4)?,
+        number: u32_at(main, at + 8)?,
+    })
+}
+
+const PARAMETER_CHANGE: u8 = 0x60;
+const CREATE: u8 = 0x10;
+const TRUNCATE: u8 = 0x20;
