@@ -7,61 +7,95 @@
 //! masks forget far more: all visibility flags of rows, the whole content of visibility maps, the flag that a page is
 //! all-visible, line pointers of index leaves.)
 
+use std::ops::Range;
+
 use engine::types::{Lsn, PAGE_BYTES};
 
 use crate::bytes_at::{u16_at, u32_at, u64_at};
+use crate::key::Fork;
 use crate::wal::ResourceManager;
 
 /// A page of a relation.
 pub(super) type Page = [u8; PAGE_BYTES];
 
-/// The first byte in which `ours`, replayed up to the record that ends at `end`, differs from the `logged` image
-/// otherwise than by what the primary does without logging it. `hole` is what the image did not carry.
-pub(super) fn first_difference(
-    manager: ResourceManager,
-    end: Lsn,
-    hole: std::ops::Range<usize>,
-    ours: &Page,
-    logged: &Page,
-) -> Option<usize> {
-    let mut expected = *logged;
-    allow_everywhere(ours, &mut expected, hole);
-    match manager {
-        ResourceManager::HEAP | ResourceManager::HEAP2 => allow_heap(ours, &mut expected),
-        ResourceManager::BTREE => allow_btree(ours, &mut expected),
-        ResourceManager::HASH => allow_hash(ours, &mut expected),
-        ResourceManager::GIST => allow_gist(ours, &mut expected, end),
-        ResourceManager::BRIN => allow_brin(ours, &mut expected),
-        _ => {}
-    }
-    (0..PAGE_BYTES).find(|at| ours[*at] != expected[*at])
+/// What decides which allowances are made.
+pub(super) struct Rules {
+    /// Whose record it is.
+    pub(super) manager: ResourceManager,
+    /// Of which fork the page is.
+    pub(super) fork: Fork,
+    /// End of the record.
+    pub(super) end: Lsn,
 }
 
-/// LSN (set after the record is built), checksum (set when the page is written), the hole, two flags that are hints,
-/// and what lies between the end of an item and the next multiple of eight.
-fn allow_everywhere(ours: &Page, expected: &mut Page, hole: std::ops::Range<usize>) {
+impl Rules {
+    /// The first byte in which `ours`, replayed up to and with the record, differs from the `logged` image otherwise
+    /// than by what the primary does without logging it. `hole` is what the image did not carry.
+    pub(super) fn first_difference(
+        &self,
+        hole: Range<usize>,
+        ours: &Page,
+        logged: &Page,
+    ) -> Option<usize> {
+        let mut expected = *logged;
+        allow_header(ours, &mut expected);
+        let is_map = self.fork == Fork::VisibilityMap;
+        allow_hole(ours, &mut expected, hole, is_map);
+        match self.manager {
+            ResourceManager::HEAP | ResourceManager::HEAP2 => allow_heap(ours, &mut expected),
+            ResourceManager::BTREE => allow_btree(ours, &mut expected),
+            ResourceManager::HASH => allow_hash(ours, &mut expected),
+            ResourceManager::GIST => allow_gist(ours, &mut expected, self.end),
+            ResourceManager::BRIN => allow_brin(ours, &mut expected),
+            _ => {}
+        }
+        (0..PAGE_BYTES).find(|at| ours[*at] != expected[*at])
+    }
+}
+
+/// LSN (set after the record is built), checksum (set when the page is written), and two flags that are hints.
+fn allow_header(ours: &Page, expected: &mut Page) {
     expected[..10].copy_from_slice(&ours[..10]);
+    equalise_bits(ours, expected, PAGE_FLAGS_AT, FREE_LINES | PAGE_FULL);
+}
+
+/// The hole, whether the image left it out or (some records do not say that their page has one) carries what memory
+/// had there. A page without line pointers or whatever it has in their place has none: visibility maps, the reverse
+/// maps of BRIN.
+fn allow_hole(ours: &Page, expected: &mut Page, left_out: Range<usize>, is_map: bool) {
+    let short = |at| u16_at(expected, at).map_or(0, usize::from);
+    let (lower, upper, special) = (short(12), short(14), short(16));
+    let is_sound = lower > HEADER_BYTES && lower <= upper && upper <= special;
+    let hole = if !left_out.is_empty() {
+        left_out
+    } else if is_sound && !is_map {
+        lower..upper
+    } else {
+        return;
+    };
     if let (Some(theirs), Some(own)) = (expected.get_mut(hole.clone()), ours.get(hole)) {
         theirs.copy_from_slice(own);
     }
-    equalise_bits(ours, expected, PAGE_FLAGS_AT, FREE_LINES | PAGE_FULL);
-    for item in items(ours) {
-        let end = item.at + item.bytes;
-        let padded = end.next_multiple_of(8).min(PAGE_BYTES);
-        if item.bytes > 0 {
-            expected[end..padded].copy_from_slice(&ours[end..padded]);
-        }
-    }
 }
 
-/// Hints on rows, command ids (redo knows none: it sets them to 0), the hint when pruning may help.
+/// Hints on rows, command ids (redo knows none: it sets them to 0), the hint when pruning may help, the token that a
+/// speculative row has in place of its own position, and padding behind rows.
 fn allow_heap(ours: &Page, expected: &mut Page) {
     expected[PRUNE_XID_AT..PRUNE_XID_AT + 4].copy_from_slice(&ours[PRUNE_XID_AT..PRUNE_XID_AT + 4]);
     for item in items(ours) {
+        if item.bytes > 0 {
+            // What is behind the row up to the next multiple of eight was never set.
+            let end = item.at + item.bytes;
+            let padded = end.next_multiple_of(8).min(PAGE_BYTES);
+            expected[end..padded].copy_from_slice(&ours[end..padded]);
+        }
         if item.state != ITEM_NORMAL || item.bytes < HEAP_TUPLE_HEADER_BYTES {
             continue;
         }
-        let (cid_at, infomask_at) = (item.at + 8, item.at + 20);
+        let (cid_at, ctid_at, infomask_at) = (item.at + 8, item.at + 12, item.at + 20);
+        if u16_at(expected, ctid_at + 4) == Some(SPECULATIVE_OFFSET) {
+            expected[ctid_at..ctid_at + 6].copy_from_slice(&ours[ctid_at..ctid_at + 6]);
+        }
         if u32_at(ours, cid_at) == Some(0) {
             expected[cid_at..cid_at + 4].fill(0);
         }
@@ -222,6 +256,7 @@ const ITEM_NORMAL: u32 = 1;
 const ITEM_DEAD: u32 = 3;
 
 const HEAP_TUPLE_HEADER_BYTES: usize = 23;
+const SPECULATIVE_OFFSET: u16 = 0xfffe;
 const COMBO_COMMAND_ID: u16 = 0x0020;
 const XMIN_FROZEN: u16 = 0x0300;
 const XMAX_COMMITTED: u16 = 0x0400;

@@ -48,8 +48,8 @@ pub struct Mismatch {
     pub kind: String,
     /// Where the record begins.
     pub lsn: Lsn,
-    /// Which page.
-    pub tag: BlockTag,
+    /// Which page; `None` if the record names none.
+    pub tag: Option<BlockTag>,
     /// Number of the block in the record.
     pub block_id: u8,
     /// What is wrong.
@@ -221,17 +221,11 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{} at {}, block {} of {}{} (id {} in the record): {}",
-            self.kind,
-            self.lsn,
-            self.tag.block,
-            self.tag.relation,
-            self.tag.fork.suffix(),
-            self.block_id,
-            self.what
-        )
+        write!(f, "{} at {}", self.kind, self.lsn)?;
+        if let Some(tag) = self.tag {
+            write!(f, ", {tag} (id {} in the record)", self.block_id)?;
+        }
+        write!(f, ": {}", self.what)
     }
 }
 

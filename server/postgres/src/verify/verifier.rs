@@ -4,11 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use engine::types::{Lsn, PAGE_BYTES};
 
-use super::compare::{Page, first_difference};
+use super::compare::{Page, Rules};
 use super::report::{Difference, KindCounts, Mismatch, Report};
 use crate::bytes_at::u32_at;
 use crate::key::{BlockTag, Fork, Relation};
-use crate::redo::{Delta, DeltaScratch, Outcome, redo};
+use crate::redo::{
+    Delta, DeltaScratch, Implied, MAP_BLOCKS_PER_PAGE, Outcome, RedoError, cleared_by, redo,
+};
 use crate::wal::{BlockReference, Image, Record, RecordKind, ResourceManager, WalVersion};
 
 /// Why the verification cannot go on.
@@ -85,12 +87,22 @@ impl Verifier {
                     self.report.mismatch(Mismatch {
                         kind: kind.to_string(),
                         lsn: record.start,
-                        tag: block.tag,
+                        tag: Some(block.tag),
                         block_id: block.id,
                         what,
                     });
                 }
             }
+        }
+        if let Err(error) = self.clear_visibility(record) {
+            counts.mismatches += 1;
+            self.report.mismatch(Mismatch {
+                kind: kind.to_string(),
+                lsn: record.start,
+                tag: record.blocks().next().map(|block| block.tag),
+                block_id: 0,
+                what: Difference::Failed(error.to_string()),
+            });
         }
         self.report.count(kind, &counts);
         self.follow(record);
@@ -166,6 +178,22 @@ impl Verifier {
         redo(&delta, page).map_err(|failure| failure.to_string())
     }
 
+    /// Clears what heap records clear in visibility maps, which are not among their blocks: the next record of the
+    /// map's page is compared with that.
+    fn clear_visibility(&mut self, record: &Record<'_>) -> Result<(), RedoError> {
+        let pages = &mut self.pages;
+        let mut failed = None;
+        cleared_by(record, |tag, implied| {
+            // A map that is not known is taken from the next image; one that was never written has no bits.
+            if let Some(page) = pages.get_mut(&tag)
+                && let Err(failure) = redo(&Delta::Implied(implied), page)
+            {
+                failed = Some(failure.reason);
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
     /// What records say that changes which pages are known.
     fn follow(&mut self, record: &Record<'_>) {
         match (record.manager, record.operation()) {
@@ -180,15 +208,41 @@ impl Verifier {
                 }
             }
             (ResourceManager::STORAGE, TRUNCATE) => {
-                let blocks = u32_at(record.main, 0);
-                if let (Some(blocks), Some(relation)) = (blocks, relation_at(record.main, 4)) {
-                    self.pages.retain(|tag, _| {
-                        tag.relation != relation || (tag.fork == Fork::Main && tag.block < blocks)
-                    });
+                let fields = (u32_at(record.main, 0), u32_at(record.main, 16));
+                if let ((Some(blocks), Some(flags)), Some(relation)) =
+                    (fields, relation_at(record.main, 4))
+                {
+                    self.truncate(relation, blocks, flags);
                 }
             }
             _ => {}
         }
+    }
+
+    /// Forgets pages of the main fork from `blocks` on, and what the visibility map says of them.
+    fn truncate(&mut self, relation: Relation, blocks: u32, flags: u32) {
+        let map_page = blocks / MAP_BLOCKS_PER_PAGE;
+        let on_page = blocks % MAP_BLOCKS_PER_PAGE;
+        self.pages.retain(|tag, page| {
+            if tag.relation != relation {
+                return true;
+            }
+            match tag.fork {
+                Fork::Main => flags & TRUNCATE_MAIN == 0 || tag.block < blocks,
+                Fork::VisibilityMap if flags & TRUNCATE_MAP != 0 => {
+                    if tag.block == map_page && on_page > 0 {
+                        let cut = Implied::VisibilityTruncate {
+                            byte: u16::try_from(on_page / 4).expect("8,168 bytes on a page"),
+                            keep: ((1u16 << (on_page % 4 * 2)) - 1).to_le_bytes()[0],
+                        };
+                        redo(&Delta::Implied(cut), page).is_ok()
+                    } else {
+                        tag.block < map_page
+                    }
+                }
+                _ => true,
+            }
+        });
     }
 }
 
@@ -205,7 +259,12 @@ fn compared(
     }
     let (hole_at, hole_bytes) = image.hole();
     let hole = usize::from(hole_at)..usize::from(hole_at) + usize::from(hole_bytes);
-    if let Some(at) = first_difference(record.manager, record.end, hole, ours, &logged) {
+    let rules = Rules {
+        manager: record.manager,
+        fork: block.tag.fork,
+        end: record.end,
+    };
+    if let Some(at) = rules.first_difference(hole, ours, &logged) {
         return Step::Wrong(Difference::Page {
             at,
             ours: Box::new(*ours),
@@ -246,3 +305,5 @@ fn relation_at(main: &[u8], at: usize) -> Option<Relation> {
 const PARAMETER_CHANGE: u8 = 0x60;
 const CREATE: u8 = 0x10;
 const TRUNCATE: u8 = 0x20;
+const TRUNCATE_MAIN: u32 = 1;
+const TRUNCATE_MAP: u32 = 2;
