@@ -291,3 +291,6 @@ impl PageContents for PageMut<'_> {
 }
 
 const REUSE_PAGE: u8 = 0xd0;
+
+#[cfg(test)]
+mod tests;

@@ -280,3 +280,6 @@ fn in_place(
         _ => Err(no_such_bytes("length of the columns", change.data.len())),
     }
 }
+
+#[cfg(test)]
+mod tests;

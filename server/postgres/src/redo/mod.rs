@@ -31,6 +31,9 @@ mod spgist;
 mod visibility_map;
 mod xlog;
 
+#[cfg(test)]
+mod testing;
+
 pub use delta::{Delta, DeltaError, DeltaScratch, PageChange};
 pub use error::{RedoError, RedoFailure};
 pub use implied::{
