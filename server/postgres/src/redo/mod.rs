@@ -26,6 +26,7 @@ mod heap;
 mod heap2;
 mod heap_tuple;
 mod implied;
+mod index_records;
 mod sequence;
 mod spgist;
 mod visibility_map;
@@ -204,7 +205,7 @@ fn apply(change: &Change<'_>, page: &mut PageMut<'_>) -> Result<Stamp, RedoError
         ResourceManager::HEAP2 => heap2::apply(change, page),
         ResourceManager::HEAP => heap::apply(change, page).map(Into::into),
         ResourceManager::BTREE => btree::apply(change, page).map(Into::into),
-        ResourceManager::HASH => hash::apply(change, page).map(Into::into),
+        ResourceManager::HASH => hash::apply(change, page),
         ResourceManager::GIN => gin::apply(change, page).map(Into::into),
         ResourceManager::GIST => gist::apply(change, page).map(Into::into),
         ResourceManager::SEQUENCE => sequence::apply(change, page).map(Into::into),
