@@ -4,9 +4,6 @@
 //! header: magic, version, blocks of a range, last page of the map. A page of the map has 1,360 item pointers behind
 //! its header, in what looks like free space.
 
-#[cfg(test)]
-mod tests;
-
 use engine::types::PAGE_BYTES;
 
 use super::fields::Fields;

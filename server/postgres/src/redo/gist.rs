@@ -9,9 +9,6 @@
 //! | 12 |     2 | flags |
 //! | 14 |     2 | 0xff81 |
 
-#[cfg(test)]
-mod tests;
-
 use super::fields::Fields;
 use super::index_records::{IndexRecords, NO_BLOCK, take_index_tuple, take_offsets};
 use super::{Change, RedoError};
@@ -148,8 +145,7 @@ fn delete_page(change: &Change<'_>, page: &mut PageMut<'_>) -> Result<(), RedoEr
 }
 
 fn set_split_lsn(page: &mut PageMut<'_>, lsn: u64) -> Result<(), RedoError> {
-    page.special_space_mut(SPECIAL_BYTES)?[..8]
-        .copy_from_slice(&lsn.rotate_left(32).to_le_bytes());
+    page.special_space_mut(SPECIAL_BYTES)?[..8].copy_from_slice(&lsn.rotate_left(32).to_le_bytes());
     Ok(())
 }
 

@@ -113,11 +113,7 @@ fn set_split_state(change: &Change<'_>, page: &mut PageMut<'_>) -> Result<(), Re
 }
 
 /// An overflow page was freed: its tuples moved to an earlier page of the chain.
-fn squeeze(
-    change: &Change<'_>,
-    page: &mut PageMut<'_>,
-    block_id: u8,
-) -> Result<Stamp, RedoError> {
+fn squeeze(change: &Change<'_>, page: &mut PageMut<'_>, block_id: u8) -> Result<Stamp, RedoError> {
     let mut main = Fields::new("hash squeeze record", change.main);
     let (before, next, tuples) = (main.u32()?, main.u32()?, main.u16()?);
     let (_into_first, into_page_before) = (main.u8()?, main.u8()? != 0);

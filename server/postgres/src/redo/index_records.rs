@@ -130,3 +130,6 @@ pub(super) fn index_tuple_bytes(header: [u8; INDEX_TUPLE_HEADER_BYTES]) -> usize
 
 /// Item pointer, then length and flags.
 pub(super) const INDEX_TUPLE_HEADER_BYTES: usize = 8;
+
+#[cfg(test)]
+pub(super) mod tests;

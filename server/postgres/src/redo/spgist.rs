@@ -5,16 +5,13 @@
 //! what belongs to others is passed over.
 
 mod tuples;
-#[cfg(test)]
-mod tests;
-
 use super::fields::Fields;
 use super::index_records::{IndexRecords, Offsets, item_pointer, take_offsets};
 use super::{Change, RedoError};
 use crate::page::PageMut;
 use tuples::{
     Dead, LEAF_PAGE, NULLS_PAGE, add_or_replace, init_page, replace, replace_by_dead,
-    set_node_link, set_next_in_chain, take_inner, take_leaf,
+    set_next_in_chain, set_node_link, take_inner, take_leaf,
 };
 
 pub(super) fn apply(change: &Change<'_>, page: &mut PageMut<'_>) -> Result<(), RedoError> {
@@ -59,8 +56,7 @@ fn add_leaf(change: &Change<'_>, page: &mut PageMut<'_>) -> Result<(), RedoError
 fn move_leafs(change: &Change<'_>, page: &mut PageMut<'_>) -> Result<(), RedoError> {
     let mut main = Fields::new("SP-GiST move record", change.main);
     let moved = main.u16()?;
-    let (new_page, replaces_dead, of_nulls) =
-        (main.u8()? != 0, main.u8()? != 0, main.u8()? != 0);
+    let (new_page, replaces_dead, of_nulls) = (main.u8()? != 0, main.u8()? != 0, main.u8()? != 0);
     main.align(2)?;
     let parent = take_parent(&mut main)?;
     main.align(4)?;
@@ -79,7 +75,12 @@ fn move_leafs(change: &Change<'_>, page: &mut PageMut<'_>) -> Result<(), RedoErr
     match change.block_id {
         0 => {
             let moved_to = item_pointer(change.other(1)?.block, last);
-            replace_by_dead(page, removed_at, state.moved_to(moved_to), Dead::Placeholder)
+            replace_by_dead(
+                page,
+                removed_at,
+                state.moved_to(moved_to),
+                Dead::Placeholder,
+            )
         }
         1 => {
             if new_page {
@@ -188,7 +189,12 @@ fn pick_split(change: &Change<'_>, page: &mut PageMut<'_>) -> Result<(), RedoErr
     match change.block_id {
         0 if is_root_split => return Err(change.unexpected_block()),
         0 if init_source => init_leaf_page(page, of_nulls)?,
-        0 => replace_by_dead(page, removed_at, state.moved_to(moved_to), Dead::Placeholder)?,
+        0 => replace_by_dead(
+            page,
+            removed_at,
+            state.moved_to(moved_to),
+            Dead::Placeholder,
+        )?,
         1 if init_second => init_leaf_page(page, of_nulls)?,
         1 => {}
         2 => {
@@ -220,9 +226,15 @@ fn vacuum_leaf(change: &Change<'_>, page: &mut PageMut<'_>) -> Result<(), RedoEr
     take_state(&mut main)?;
     let dead = take_offsets(&mut main, dead)?;
     let placeholders = take_offsets(&mut main, placeholders)?;
-    let (from, to) = (take_offsets(&mut main, moves)?, take_offsets(&mut main, moves)?);
-    let (chained, next) = (take_offsets(&mut main, links)?, take_offsets(&mut main, links)?);
-    replace_by_dead(page, dead, Dead::Dead, Dead::Dead)?;
+    let (from, to) = (
+        take_offsets(&mut main, moves)?,
+        take_offsets(&mut main, moves)?,
+    );
+    let (chained, next) = (
+        take_offsets(&mut main, links)?,
+        take_offsets(&mut main, links)?,
+    );
+    replace_by_dead(page, dead, Dead::Head, Dead::Head)?;
     replace_by_dead(page, placeholders, Dead::Placeholder, Dead::Placeholder)?;
     for (from, to) in from.iter().zip(to.iter()) {
         let (source, target) = (page.item_id(from)?, page.item_id(to)?);

@@ -39,7 +39,7 @@ impl Item {
         Ok(Item(block << OFFSET_BITS | offset))
     }
 
-    fn to_bytes(self) -> [u8; ITEM_POINTER_BYTES] {
+    pub(super) fn to_bytes(self) -> [u8; ITEM_POINTER_BYTES] {
         let block = u32::try_from(self.0 >> OFFSET_BITS).expect("43 bits");
         let offset = u16::try_from(self.0 & ((1 << OFFSET_BITS) - 1)).expect("11 bits");
         item_pointer(block, offset)
@@ -73,9 +73,7 @@ pub(super) fn decode(list: &[u8]) -> Result<Decode<'_>, RedoError> {
     let length = usize::from(u16_at(list, 6).ok_or(short)?);
     Ok(Decode {
         next: Some(Item::from_bytes(first)?),
-        rest: list
-            .get(HEADER_BYTES..HEADER_BYTES + length)
-            .ok_or(short)?,
+        rest: list.get(HEADER_BYTES..HEADER_BYTES + length).ok_or(short)?,
     })
 }
 

@@ -29,7 +29,7 @@ pub(super) enum Dead {
         xid: u32,
     },
     /// The first of its chain, which a parent points to.
-    Dead,
+    Head,
     /// Nothing points to it: a new tuple may take its place.
     Placeholder,
 }
@@ -38,7 +38,7 @@ impl Dead {
     fn tuple(self) -> [u8; DEAD_BYTES] {
         let (state, to, xid) = match self {
             Dead::Redirect { to, xid } => (REDIRECT, to, xid),
-            Dead::Dead => (DEAD, NO_ITEM, 0),
+            Dead::Head => (DEAD, NO_ITEM, 0),
             Dead::Placeholder => (PLACEHOLDER, NO_ITEM, 0),
         };
         let mut tuple = [0; DEAD_BYTES];
@@ -143,7 +143,7 @@ pub(super) fn replace_by_dead(
             Dead::Placeholder => {
                 change_count(page, PLACEHOLDERS_AT, |count| count.wrapping_add(1))?;
             }
-            Dead::Dead => {}
+            Dead::Head => {}
         }
     }
     Ok(())
