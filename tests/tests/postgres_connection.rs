@@ -7,7 +7,7 @@ use harness::postgres::TestCluster;
 use postgres::control_file::ControlFile;
 use postgres::local_cluster::ClusterOptions;
 use postgres::replication::{Connection, ConnectionDefaults, ConnectionSettings, ReplicationError};
-use postgres::wal::{RecordScratch, WAL_PAGE_BYTES, WalDecoder, WalStream};
+use postgres::wal::{WalDecoder, WalStream, WalVersion};
 
 fn open(text: &str) -> Result<Connection, ReplicationError> {
     let defaults = ConnectionDefaults::default();
@@ -209,7 +209,7 @@ fn records_and_their_blocks_are_those_of_pg_waldump() {
     let control = ControlFile::decode(&control).expect("control file");
     let stream = WalStream {
         system_identifier: control.system_identifier,
-        postgres_major: control.postgres_major,
+        version: WalVersion::from_postgres_major(control.postgres_major).expect("supported"),
         timeline: 1,
         segment_bytes: 1 << 20,
     };
@@ -222,20 +222,18 @@ fn records_and_their_blocks_are_those_of_pg_waldump() {
             segment >> 12,
             segment & 0xfff
         ));
-        let mut scratch = RecordScratch::new();
-        for page in fs::read(&path)
-            .expect("a segment")
-            .chunks_exact(WAL_PAGE_BYTES)
-        {
-            decoder.feed(page.try_into().expect("a page"));
-            while let Some(record) = decoder.next_record().expect("good WAL") {
-                let parsed = record.parse(&mut scratch).expect("blocks");
-                let blocks: Vec<String> = parsed
+        let bytes = fs::read(&path).expect("a segment");
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let decoded = decoder.decode(rest).expect("good WAL");
+            if let Some(record) = decoded.record {
+                let blocks: Vec<String> = record
                     .blocks()
                     .map(|b| format!("rel {} blk {}", b.tag.relation, b.tag.block))
                     .collect();
-                found.push((record.lsn.0, record.header.xid, blocks));
+                found.push((record.start.0, record.xid, blocks));
             }
+            rest = &rest[decoded.consumed..];
         }
         if path == last {
             break;

@@ -4,38 +4,64 @@
 
 use engine::types::Lsn;
 use libfuzzer_sys::fuzz_target;
-use postgres::wal::{QuietCheck, RecordScratch, WAL_PAGE_BYTES, WalDecoder, WalStream};
+use postgres::wal::{QuietCheck, WAL_PAGE_BYTES, WalDecoder, WalStream, WalVersion};
 
-fuzz_target!(|input: (u8, u16, &[u8])| {
-    let (repair, start_in_page, bytes) = input;
+fuzz_target!(|input: (u8, u16, u16, &[u8])| {
+    let (repair, start_in_page, chunk_bytes, bytes) = input;
     let start = Lsn(SEGMENT + u64::from(start_in_page) % WAL_PAGE_BYTES as u64 / 8 * 8);
-    let mut decoder = WalDecoder::new(STREAM, start);
-    let check = QuietCheck::of_backup(start);
-    let mut last = start;
-    let mut scratch = RecordScratch::new();
-    for chunk in bytes.chunks(WAL_PAGE_BYTES).take(4) {
+    let mut pages = Vec::new();
+    for (number, chunk) in (0u64..).zip(bytes.chunks(WAL_PAGE_BYTES).take(4)) {
         let mut page = [0; WAL_PAGE_BYTES];
         page[..chunk.len()].copy_from_slice(chunk);
         if repair & 1 != 0 {
-            mend_header(&mut page, decoder.next_page());
+            mend_header(&mut page, Lsn(SEGMENT + number * WAL_PAGE_BYTES as u64));
         }
         if repair & 2 != 0 {
             mend_first_record(&mut page);
         }
-        decoder.feed(&page);
-        while let Ok(Some(record)) = decoder.next_record() {
+        pages.extend(page);
+    }
+    let whole = decode(start, &pages, usize::MAX);
+    let in_chunks = decode(start, &pages, usize::from(chunk_bytes).max(1));
+    assert!(whole == in_chunks, "chunks make no difference");
+});
+
+/// Start, end and number of blocks of each record, fed in chunks of this length.
+fn decode(start: Lsn, pages: &[u8], chunk_bytes: usize) -> Vec<(Lsn, Lsn, usize)> {
+    let mut decoder = WalDecoder::new(STREAM, start);
+    let check = QuietCheck::of_backup(start);
+    let mut records: Vec<(Lsn, Lsn, usize)> = Vec::new();
+    for mut chunk in pages.chunks(chunk_bytes) {
+        while !chunk.is_empty() {
+            let before = decoder.position();
+            let Ok(decoded) = decoder.decode(chunk) else {
+                return records;
+            };
+            let consumed = decoded.consumed;
+            assert!(consumed <= chunk.len(), "no more than there is");
             assert!(
-                record.lsn >= last && record.end > record.lsn,
-                "records come in order"
+                decoded.record.is_some() || consumed == chunk.len(),
+                "all of it if there is no record"
             );
-            last = record.end;
-            let _change = check.observe(&record);
-            let _parsed = record
-                .parse(&mut scratch)
-                .map(|record| record.blocks().count());
+            if let Some(record) = decoded.record {
+                let last = records.last().map_or(start, |(_, end, _)| *end);
+                assert!(
+                    record.start >= last && record.end > record.start,
+                    "records come in order"
+                );
+                let _change = check.observe(&record);
+                for block in record.blocks() {
+                    let mut page = [0; WAL_PAGE_BYTES];
+                    let _restored = block.image.map(|image| image.restore(&mut page));
+                }
+                records.push((record.start, record.end, record.blocks().count()));
+            }
+            assert!(decoder.position() == Lsn(before.0 + consumed as u64));
+            chunk = &chunk[consumed..];
         }
     }
-});
+    records
+}
 
 /// Writes what the decoder insists on into a page's header.
 fn mend_header(page: &mut [u8; WAL_PAGE_BYTES], at: Lsn) {
@@ -72,7 +98,7 @@ fn mend_first_record(page: &mut [u8; WAL_PAGE_BYTES]) {
 const SEGMENT: u64 = 16 << 20;
 const STREAM: WalStream = WalStream {
     system_identifier: 7,
-    postgres_major: 15,
+    version: WalVersion::V15,
     timeline: 1,
     segment_bytes: 16 << 20,
 };

@@ -25,7 +25,7 @@ use engine::types::{Key, Lsn};
 
 use crate::control_file::{ClusterState, ControlFileError};
 use crate::replication::{BackupOptions, ConnectionSettings, ReplicationError};
-use crate::wal::{Change, WalError, WalStream};
+use crate::wal::{Change, WalError, WalStream, WalVersion};
 
 /// Where a cluster comes from.
 #[derive(Clone, Debug)]
@@ -265,7 +265,8 @@ impl WalStream {
     fn of(start: &ImportStart) -> WalStream {
         WalStream {
             system_identifier: start.system_identifier,
-            postgres_major: start.postgres_major,
+            version: WalVersion::from_postgres_major(start.postgres_major)
+                .expect("control files of other versions were refused"),
             timeline: start.timeline,
             segment_bytes: start.wal_segment_bytes,
         }

@@ -6,7 +6,7 @@ use engine::types::Lsn;
 
 use super::{ImportError, ImportSink};
 use crate::data_files::WalSegmentName;
-use crate::wal::{QuietCheck, WAL_PAGE_BYTES, WalDecoder, WalStream};
+use crate::wal::{Decoded, QuietCheck, WAL_PAGE_BYTES, WalDecoder, WalStream};
 
 /// WAL from the start of a backup to where the check says it stops.
 pub(super) struct WalStretch {
@@ -35,7 +35,7 @@ impl WalStretch {
 
     /// First LSN of the segment wanted next.
     pub(super) fn next_segment(&self) -> Lsn {
-        let at = self.decoder.next_page().0;
+        let at = self.decoder.position().0;
         Lsn(at - at % u64::from(self.stream.segment_bytes))
     }
 
@@ -82,7 +82,7 @@ impl WalStretch {
                     file: format!("WAL segment at {}", Lsn(first)),
                     reason: error.to_string(),
                 })?;
-            if at == self.decoder.next_page() {
+            if at == self.decoder.position() {
                 self.page(at, &page, sink)?;
             }
             at = Lsn(at.0 + WAL_PAGE_BYTES as u64);
@@ -105,14 +105,17 @@ impl WalStretch {
         page: &[u8; WAL_PAGE_BYTES],
         sink: &mut dyn ImportSink,
     ) -> Result<(), ImportError> {
-        self.decoder.feed(page);
         let start = self.start;
-        while let Some(record) = self
-            .decoder
-            .next_record()
-            .map_err(|source| ImportError::Wal { start, source })?
-        {
-            self.stop = self.check.observe(&record).map_err(ImportError::NotQuiet)?;
+        let mut rest = &page[..];
+        while !rest.is_empty() {
+            let Decoded { consumed, record } = self
+                .decoder
+                .decode(rest)
+                .map_err(|source| ImportError::Wal { start, source })?;
+            rest = &rest[consumed..];
+            if let Some(record) = record {
+                self.stop = self.check.observe(&record).map_err(ImportError::NotQuiet)?;
+            }
             if let Some(stop) = self.stop {
                 let used = stop.bytes_since(at).and_then(|n| usize::try_from(n).ok());
                 let used = used.expect("a record ends behind the start of its last page");

@@ -1,71 +1,54 @@
-//! Pages of WAL in, whole checked records out, across pages and segments.
+//! Chunks of WAL in, whole checked records out, across pages and segments.
 //!
-//! Fed with whole pages in order from the one that holds the start. Memory: the record being assembled, which
-//! grows with the bytes that have arrived and not with the length its header claims, and the finished records of
-//! one page.
-
-use std::collections::VecDeque;
+//! Fed with consecutive bytes in chunks of any length. A record that lies within one page and one chunk is a view of
+//! the chunk; any other is put together in a buffer that is used again for the next. Nothing is allocated per record.
+//! Memory: that buffer, which grows with the bytes that have arrived and not with the length a record claims, and
+//! gives back what a long record took.
+//!
+//! WAL that does not go on is not damage: a segment that was preallocated or used before goes on with zeros, or with
+//! pages of an older address; a server that was killed leaves half a record. [`WalError::End`] says what is certain
+//! to be an end, [`WalError::Record`] what may also be damage: only someone who knows what was acknowledged can tell.
+//! A record that was given up in a crash is passed over where the next page says so.
 
 use engine::types::Lsn;
 
 use super::manager::ResourceManager;
-use super::page_header::{WAL_PAGE_BYTES, WalPageHeader};
+use super::page_header::{
+    LONG_HEADER_BYTES, LongHeader, SHORT_HEADER_BYTES, WAL_PAGE_BYTES, WalPageHeader,
+};
 use super::record::{
     RECORD_BYTES_MAX, RECORD_HEADER_BYTES, Record, RecordError, RecordHeader, RecordScratch,
     record_crc,
 };
 use super::version::WalVersion;
+use crate::bytes_at::u32_at;
 
 /// Which WAL to expect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WalStream {
     /// Names the cluster.
     pub system_identifier: u64,
-    /// Major version of Postgres.
-    pub postgres_major: u16,
-    /// Timeline of every page.
-    pub timeline: u32,
-    /// Bytes of a segment file.
-    pub segment_bytes: u32,
-}
-
-/// A whole record whose checksum was right.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct WalRecord {
-    /// Where it begins.
-    pub lsn: Lsn,
-    /// Behind its last byte, rounded up to the next record position: what Postgres calls its end.
-    pub end: Lsn,
-    /// Its decoded header.
-    pub header: RecordHeader,
-    /// All of it, header included.
-    pub bytes: Vec<u8>,
-    /// How to read it.
+    /// What its pages have to be of.
     pub version: WalVersion,
-}
-
-impl WalRecord {
-    /// A view of its parts.
-    /// # Errors
-    /// It contradicts itself.
-    pub fn parse<'a>(&'a self, scratch: &'a mut RecordScratch) -> Result<Record<'a>, RecordError> {
-        Record::parse(self.version, self.lsn, self.end, &self.bytes, scratch)
-    }
+    /// Timeline of the last page. Pages from before a switch of timelines may be of lower ones.
+    pub timeline: u32,
+    /// Bytes of a segment file: a power of two, 1 MiB to 1 GiB.
+    pub segment_bytes: u32,
 }
 
 /// Why WAL does not go on.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum WalError {
-    /// No page of WAL: the end of what was written, or damage.
+    /// Nothing was written there.
     #[error("WAL ends at {at}: {reason}")]
     End {
         /// Position of the page or record.
         at: Lsn,
         /// What was found there.
-        reason: &'static str,
+        reason: EndReason,
     },
-    /// A page of something else.
-    #[error("WAL page at {at} has {what} {found}, expected {wanted}")]
+    /// A page of something else, or of a version that is not supported.
+    #[error("WAL page at {at} has {what} {found:#x}, expected {wanted:#x}")]
     Foreign {
         /// Position of the page.
         at: Lsn,
@@ -76,199 +59,492 @@ pub enum WalError {
         /// As expected.
         wanted: u64,
     },
+    /// A record that is not whole or not right: where a server was killed, the end; elsewhere, damage.
+    #[error("WAL record at {at}, {}: {reason}", ManagerName(*manager))]
+    Record {
+        /// Position of the record.
+        at: Lsn,
+        /// Whose it says it is, if that much could be read.
+        manager: Option<ResourceManager>,
+        /// What is wrong.
+        reason: RecordFault,
+    },
 }
 
-/// The state between two pages.
+/// What says that nothing was written.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum EndReason {
+    /// A page of zeros.
+    #[error("the page was never written")]
+    EmptyPage,
+    /// A page of an older life of the segment file.
+    #[error("the page is an older one, of {0}")]
+    OlderPage(Lsn),
+    /// A length of zero where a record should begin.
+    #[error("nothing was written there")]
+    NoRecord,
+}
+
+/// What is wrong with a record.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum RecordFault {
+    /// No record is so short or so long.
+    #[error("no record has {0} bytes")]
+    Length(u32),
+    /// Neither built in nor custom.
+    #[error("no such resource manager")]
+    Manager,
+    /// It names another record as the one before it.
+    #[error("the record before it is at {wanted}, not at {found}")]
+    Previous {
+        /// As found.
+        found: Lsn,
+        /// As expected.
+        wanted: Lsn,
+    },
+    /// Checksum.
+    #[error("the checksum is wrong")]
+    Checksum,
+    /// The next page does not go on with it.
+    #[error("its continuation is missing")]
+    NotContinued,
+    /// The next page goes on with a record of another length.
+    #[error("its continuation has {found} bytes, not {wanted}")]
+    ContinuedBytes {
+        /// As found.
+        found: u32,
+        /// As expected.
+        wanted: usize,
+    },
+    /// A page begins in the middle of a record that did not begin.
+    #[error("its beginning is missing")]
+    NotBegun,
+    /// Right checksum, wrong content.
+    #[error(transparent)]
+    Content(#[from] RecordError),
+}
+
+struct ManagerName(Option<ResourceManager>);
+
+impl std::fmt::Display for ManagerName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(manager) => manager.fmt(f),
+            None => f.write_str("resource manager unknown"),
+        }
+    }
+}
+
+/// What a chunk gave.
+#[derive(Debug)]
+pub struct Decoded<'a> {
+    /// Bytes of the chunk that are behind the decoder now: feed the rest next.
+    pub consumed: usize,
+    /// The next record; `None` if all of the chunk was consumed and its record goes on.
+    pub record: Option<Record<'a>>,
+}
+
+/// The state between two chunks.
 #[derive(Debug)]
 pub struct WalDecoder {
     stream: WalStream,
     start: Lsn,
-    next_page: Lsn,
-    /// Everything before this is behind us (start, switches).
+    /// The next byte wanted.
     position: Lsn,
+    /// Bytes before this are passed over: padding, what a switch left unused, what is before the start.
+    skip_to: Lsn,
+    /// What has arrived of a page header that was split between chunks.
+    header: Vec<u8>,
+    /// What has arrived of the record at `record_at` that is not whole yet.
     partial: Vec<u8>,
-    partial_at: Lsn,
-    finished: VecDeque<WalRecord>,
+    /// The record in `partial` was answered: the next call begins a new one.
+    is_answered: bool,
+    record_at: Lsn,
+    /// Position of the record before, once there was one.
+    previous: Option<Lsn>,
+    /// Timeline of the page before.
+    timeline: u32,
+    scratch: RecordScratch,
     failed: Option<WalError>,
 }
 
 impl WalDecoder {
-    /// Decodes from `start`, which has to be the position of a record.
+    /// Decodes from `start`, which has to be the position of a record or of the page it begins.
     pub fn new(stream: WalStream, start: Lsn) -> WalDecoder {
         WalDecoder {
             stream,
             start,
-            next_page: page_of(start),
-            position: start,
-            partial: Vec::new(),
-            partial_at: start,
-            finished: VecDeque::new(),
+            position: page_of(start),
+            skip_to: start,
+            header: Vec::with_capacity(LONG_HEADER_BYTES),
+            partial: Vec::with_capacity(PARTIAL_BYTES_KEPT),
+            is_answered: false,
+            record_at: start,
+            previous: None,
+            timeline: 0,
+            scratch: RecordScratch::new(),
             failed: None,
         }
     }
 
-    /// The page that has to be fed next.
-    pub fn next_page(&self) -> Lsn {
-        self.next_page
+    /// Where the next chunk has to begin; at first the beginning of the page that holds the start.
+    pub fn position(&self) -> Lsn {
+        self.position
     }
 
-    /// Takes the page at [`next_page`](Self::next_page). What is wrong with it, [`next_record`](Self::next_record)
-    /// tells behind the good records before it: the last page of a stretch of WAL is usually only begun.
-    pub fn feed(&mut self, page: &[u8; WAL_PAGE_BYTES]) {
-        if self.failed.is_none() {
-            self.failed = self.decode_page(page).err();
-        }
+    /// Which WAL is expected.
+    pub fn stream(&self) -> &WalStream {
+        &self.stream
     }
 
-    /// The next finished record, or `None` if more pages are wanted.
+    /// Takes bytes from the front of `chunk`, which begins at [`position`](Self::position), up to the end of the
+    /// next record; all of it if the record goes on behind it.
     /// # Errors
-    /// Behind the last good record: a page is not the expected one, or a record is not whole and right. The
-    /// decoder takes nothing more then.
-    pub fn next_record(&mut self) -> Result<Option<WalRecord>, WalError> {
-        match (self.finished.pop_front(), &self.failed) {
-            (Some(record), _) => Ok(Some(record)),
-            (None, Some(error)) => Err(error.clone()),
-            (None, None) => Ok(None),
+    /// A page is not the expected one, or a record is not whole and right. The decoder stays there: every further
+    /// call answers the same.
+    pub fn decode<'a>(&'a mut self, chunk: &'a [u8]) -> Result<Decoded<'a>, WalError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
         }
-    }
-
-    fn decode_page(&mut self, page: &[u8; WAL_PAGE_BYTES]) -> Result<(), WalError> {
-        let at = self.next_page;
-        let page_end = Lsn(at.0 + WAL_PAGE_BYTES as u64);
-        self.next_page = page_end;
-        if self.position >= page_end {
-            return Ok(()); // what a segment switch left unused
-        }
-        let header = self.checked_header(at, page)?;
-        let mut offset = header.header_bytes;
-        if at < self.start {
-            offset = offset.max(offset_in_page(self.start));
-        } else if !self.partial.is_empty() {
-            match header.continued_bytes {
-                Some(_) => offset = self.continue_record(page, offset)?,
-                None if header.overwrites_unfinished => self.partial.clear(),
-                None => {
-                    return Err(WalError::End {
-                        at: self.partial_at,
-                        reason: "the record's continuation is missing",
-                    });
-                }
+        let (consumed, found) = match self.advance(chunk) {
+            Ok(found) => found,
+            Err(error) => return Err(self.fail(error)),
+        };
+        let Some(found) = found else {
+            return Ok(Decoded {
+                consumed,
+                record: None,
+            });
+        };
+        let (stream, at, end) = (self.stream, found.at, found.end);
+        let bytes = match found.place {
+            Place::Chunk(from, to) => &chunk[from..to],
+            Place::Partial => self.partial.as_slice(),
+        };
+        match Record::parse(stream.version, at, end, bytes, &mut self.scratch) {
+            Ok(record) => Ok(Decoded {
+                consumed,
+                record: Some(record),
+            }),
+            Err(error) => {
+                let error = WalError::Record {
+                    at,
+                    manager: Some(found.header.manager),
+                    reason: error.into(),
+                };
+                self.failed = Some(error.clone());
+                Err(error)
             }
         }
-        while offset < WAL_PAGE_BYTES && self.position < page_end {
-            self.partial_at = Lsn(at.0 + offset as u64);
-            offset = self.continue_record(page, offset)?;
-        }
-        Ok(())
     }
 
-    fn checked_header(
-        &self,
-        at: Lsn,
-        page: &[u8; WAL_PAGE_BYTES],
-    ) -> Result<WalPageHeader, WalError> {
-        let header = WalPageHeader::decode(page).ok_or(WalError::End {
+    fn fail(&mut self, error: WalError) -> WalError {
+        self.failed = Some(error.clone());
+        error
+    }
+
+    /// Goes on to the end of the next record; answers how much of `chunk` that took and where the record is.
+    fn advance(&mut self, chunk: &[u8]) -> Result<(usize, Option<Found>), WalError> {
+        let mut at = 0;
+        if std::mem::take(&mut self.is_answered) {
+            self.begin_anew();
+        }
+        while at < chunk.len() {
+            let in_page = offset_in_page(self.position);
+            let is_page_wanted = self.position >= page_of(self.skip_to);
+            if (in_page == 0 && is_page_wanted) || !self.header.is_empty() {
+                at += self.take_header(&chunk[at..])?;
+                continue;
+            }
+            if self.position < self.skip_to {
+                at += self.pass_over(self.skip_to.0 - self.position.0, chunk.len() - at);
+                continue;
+            }
+            let here = &chunk[at..];
+            let here = &here[..here.len().min(WAL_PAGE_BYTES - in_page)];
+            let (taken, found) = self.take_record(here, at)?;
+            at += taken;
+            if found.is_some() {
+                return Ok((at, found));
+            }
+        }
+        Ok((at, None))
+    }
+
+    /// Passes over `unwanted` bytes, or as many of them as have come.
+    fn pass_over(&mut self, unwanted: u64, available: usize) -> usize {
+        let taken = usize::try_from(unwanted).map_or(available, |n| n.min(available));
+        self.position.0 += taken as u64;
+        taken
+    }
+
+    /// Takes bytes of a page header; answers how many.
+    fn take_header(&mut self, here: &[u8]) -> Result<usize, WalError> {
+        let before = self.header.len();
+        // The second half is there only if the first says so.
+        for wanted in [SHORT_HEADER_BYTES, LONG_HEADER_BYTES] {
+            let missing = wanted.saturating_sub(self.header.len());
+            let from = self.header.len() - before;
+            let taken = missing.min(here.len() - from);
+            self.header.extend_from_slice(&here[from..from + taken]);
+            if taken < missing || !WalPageHeader::is_long(&self.header) {
+                break;
+            }
+        }
+        let taken = self.header.len() - before;
+        let whole = if WalPageHeader::is_long(&self.header) {
+            LONG_HEADER_BYTES
+        } else {
+            SHORT_HEADER_BYTES
+        };
+        let page = page_of(self.position);
+        self.position.0 += taken as u64;
+        if self.header.len() == whole {
+            let header = self.checked_header(page)?;
+            self.header.clear();
+            self.begin_page(page, &header)?;
+        }
+        Ok(taken)
+    }
+
+    fn checked_header(&self, at: Lsn) -> Result<WalPageHeader, WalError> {
+        let end = |reason| WalError::End { at, reason };
+        let foreign = |what, found: u64, wanted: u64| WalError::Foreign {
             at,
-            reason: "the page was never written, or is of an unknown version",
-        })?;
-        let stream = &self.stream;
-        let same = |what, found: u64, wanted: u64| {
+            what,
+            found,
+            wanted,
+        };
+        let same = |what, found, wanted| {
             if found == wanted {
                 Ok(())
             } else {
-                Err(WalError::Foreign {
-                    at,
-                    what,
-                    found,
-                    wanted,
-                })
+                Err(foreign(what, found, wanted))
             }
         };
+        let stream = &self.stream;
+        if self.header.iter().all(|byte| *byte == 0) {
+            return Err(end(EndReason::EmptyPage));
+        }
+        let header = WalPageHeader::decode(&self.header).expect("a whole header was taken");
+        // A used segment file may be of an older version, or of the same cluster under another timeline.
+        if header.lsn < at && header.lsn.0 % WAL_PAGE_BYTES as u64 == 0 {
+            return Err(end(EndReason::OlderPage(header.lsn)));
+        }
+        let magic = stream.version.magic();
+        same("magic", header.magic.into(), magic.into())?;
+        same("unknown flags", header.unknown_flags.into(), 0)?;
         same("position", header.lsn.0, at.0)?;
-        let major = u64::from(header.postgres_major);
-        same("major version", major, stream.postgres_major.into())?;
-        same("timeline", header.timeline.into(), stream.timeline.into())?;
-        if let Some(long) = header.long {
+        if header.timeline < self.timeline || header.timeline > stream.timeline {
+            return Err(foreign(
+                "timeline",
+                header.timeline.into(),
+                stream.timeline.into(),
+            ));
+        }
+        let first_of_segment = at.0.is_multiple_of(u64::from(stream.segment_bytes));
+        same(
+            "long header flag",
+            header.long.is_some().into(),
+            first_of_segment.into(),
+        )?;
+        if let Some(LongHeader {
+            system_identifier,
+            segment_bytes,
+            page_bytes,
+        }) = header.long
+        {
             same(
                 "system identifier",
-                long.system_identifier,
+                system_identifier,
                 stream.system_identifier,
             )?;
-            let segment = u64::from(long.segment_bytes);
-            same("segment size", segment, stream.segment_bytes.into())?;
-            same("page size", long.page_bytes.into(), WAL_PAGE_BYTES as u64)?;
+            same(
+                "segment size",
+                segment_bytes.into(),
+                stream.segment_bytes.into(),
+            )?;
+            same("page size", page_bytes.into(), WAL_PAGE_BYTES as u64)?;
         }
         Ok(header)
     }
 
-    /// Takes bytes of the record being assembled (or a new one) from `offset`; answers where the next begins.
-    fn continue_record(
-        &mut self,
-        page: &[u8; WAL_PAGE_BYTES],
-        mut offset: usize,
-    ) -> Result<usize, WalError> {
-        offset += self.take(page, offset, LENGTH_BYTES);
-        if self.partial.len() < LENGTH_BYTES {
-            return Ok(offset);
+    /// Whether the page goes on with the record that the page before left unfinished.
+    fn begin_page(&mut self, page: Lsn, header: &WalPageHeader) -> Result<(), WalError> {
+        self.timeline = header.timeline;
+        if self.partial.is_empty() {
+            // On the page of the start it is a record from before it.
+            if header.continued_bytes.is_some() && self.skip_to <= self.position {
+                return Err(WalError::Record {
+                    at: page,
+                    manager: None,
+                    reason: RecordFault::NotBegun,
+                });
+            }
+            return Ok(());
         }
-        let total = self.total_bytes()?;
-        offset += self.take(page, offset, total);
-        if self.partial.len() < total {
-            return Ok(offset);
+        if header.overwrites_unfinished {
+            self.begin_anew();
+            return Ok(());
         }
-        let after = offset.next_multiple_of(ALIGN_BYTES);
-        self.finish(Lsn(page_of(Lsn(self.next_page.0 - 1)).0 + after as u64))?;
-        Ok(after)
+        let Some(found) = header.continued_bytes else {
+            return Err(self.fault(RecordFault::NotContinued));
+        };
+        let total = self.total_bytes(&self.partial)?;
+        let wanted = total - self.partial.len();
+        if usize::try_from(found) != Ok(wanted) {
+            return Err(self.fault(RecordFault::ContinuedBytes { found, wanted }));
+        }
+        Ok(())
     }
 
-    fn take(&mut self, page: &[u8; WAL_PAGE_BYTES], offset: usize, until: usize) -> usize {
-        let missing = until.saturating_sub(self.partial.len());
-        let taken = missing.min(WAL_PAGE_BYTES - offset);
-        self.partial.extend(&page[offset..offset + taken]);
+    /// Takes bytes of the current record from `here`, which is what the chunk has of the current page, `in_chunk`
+    /// from the chunk's start.
+    fn take_record(
+        &mut self,
+        here: &[u8],
+        in_chunk: usize,
+    ) -> Result<(usize, Option<Found>), WalError> {
+        if self.partial.is_empty() {
+            self.record_at = self.position;
+            if here.len() >= LENGTH_BYTES {
+                let total = self.total_bytes(here)?;
+                if here.len() >= RECORD_HEADER_BYTES {
+                    self.check_header(here)?;
+                }
+                if let Some(record) = here.get(..total) {
+                    self.position.0 += total as u64;
+                    let found = self.finish(record, Place::Chunk(in_chunk, in_chunk + total))?;
+                    return Ok((total, Some(found)));
+                }
+            }
+        }
+        let had_header = self.partial.len() >= RECORD_HEADER_BYTES;
+        let mut taken = 0;
+        if self.partial.len() < LENGTH_BYTES {
+            taken = self.take_partial(here, LENGTH_BYTES);
+            if self.partial.len() < LENGTH_BYTES {
+                return Ok((taken, None));
+            }
+        }
+        let total = self.total_bytes(&self.partial)?;
+        taken += self.take_partial(&here[taken..], total);
+        if !had_header && self.partial.len() >= RECORD_HEADER_BYTES {
+            self.check_header(&self.partial)?;
+        }
+        if self.partial.len() < total {
+            return Ok((taken, None));
+        }
+        let partial = std::mem::take(&mut self.partial);
+        let found = self.finish(&partial, Place::Partial);
+        self.partial = partial;
+        self.is_answered = true;
+        Ok((taken, Some(found?)))
+    }
+
+    /// Takes bytes until `until` of the record are there.
+    fn take_partial(&mut self, here: &[u8], until: usize) -> usize {
+        let taken = here.len().min(until - self.partial.len());
+        self.partial.extend_from_slice(&here[..taken]);
+        self.position.0 += taken as u64;
         taken
     }
 
-    fn total_bytes(&self) -> Result<usize, WalError> {
-        let bytes = crate::bytes_at::u32_at(&self.partial, 0).expect("the length was taken");
-        let total = usize::try_from(bytes).unwrap_or(usize::MAX);
-        if total < RECORD_HEADER_BYTES || bytes > RECORD_BYTES_MAX {
-            let reason = if bytes == 0 {
-                "nothing was written there"
-            } else {
-                "no record has such a length"
-            };
-            return Err(WalError::End {
-                at: self.partial_at,
-                reason,
-            });
+    fn begin_anew(&mut self) {
+        self.partial.clear();
+        if self.partial.capacity() > PARTIAL_BYTES_KEPT {
+            self.partial.shrink_to(PARTIAL_BYTES_KEPT);
         }
-        Ok(total)
     }
 
-    fn finish(&mut self, end: Lsn) -> Result<(), WalError> {
-        let bytes = std::mem::take(&mut self.partial);
-        let header = RecordHeader::decode(&bytes).expect("at least a header long");
-        if header.crc != record_crc(&bytes) {
+    /// The length that a record's first bytes claim.
+    fn total_bytes(&self, record: &[u8]) -> Result<usize, WalError> {
+        let bytes = u32_at(record, 0).expect("the length is there");
+        if bytes == 0 {
             return Err(WalError::End {
-                at: self.partial_at,
-                reason: "the record's checksum is wrong",
+                at: self.record_at,
+                reason: EndReason::NoRecord,
             });
         }
-        self.position = if is_switch(&header) {
-            Lsn(end.0.next_multiple_of(u64::from(self.stream.segment_bytes)))
-        } else {
-            end
-        };
-        self.finished.push_back(WalRecord {
-            lsn: self.partial_at,
-            end: self.position,
-            header,
-            bytes,
-            version: WalVersion::from_postgres_major(self.stream.postgres_major)
-                .expect("pages of other versions were refused"),
-        });
-        Ok(())
+        match usize::try_from(bytes) {
+            Ok(total) if total >= RECORD_HEADER_BYTES && bytes <= RECORD_BYTES_MAX => Ok(total),
+            _ => Err(self.fault(RecordFault::Length(bytes))),
+        }
     }
+
+    /// What can be told before the whole record is there, so that nobody waits for garbage.
+    fn check_header(&self, record: &[u8]) -> Result<(), WalError> {
+        let header = RecordHeader::decode(record).expect("the header is there");
+        let fault = |reason| WalError::Record {
+            at: self.record_at,
+            manager: Some(header.manager),
+            reason,
+        };
+        if !header.manager.is_valid() {
+            return Err(fault(RecordFault::Manager));
+        }
+        let found = header.previous;
+        match self.previous {
+            Some(wanted) if found != wanted => Err(fault(RecordFault::Previous { found, wanted })),
+            None if found >= self.record_at => Err(fault(RecordFault::Previous {
+                found,
+                wanted: Lsn(self.record_at.0.saturating_sub(1)),
+            })),
+            _ => Ok(()),
+        }
+    }
+
+    /// The whole record is there, and `position` behind it.
+    fn finish(&mut self, record: &[u8], place: Place) -> Result<Found, WalError> {
+        let header = RecordHeader::decode(record).expect("at least a header long");
+        if header.crc != record_crc(record) {
+            return Err(WalError::Record {
+                at: self.record_at,
+                manager: Some(header.manager),
+                reason: RecordFault::Checksum,
+            });
+        }
+        let mut end = self.position.0.next_multiple_of(ALIGN_BYTES);
+        if header.manager == ResourceManager::XLOG && header.operation() == SWITCH {
+            end = end.next_multiple_of(u64::from(self.stream.segment_bytes));
+        }
+        self.skip_to = Lsn(end);
+        self.previous = Some(self.record_at);
+        Ok(Found {
+            at: self.record_at,
+            end: Lsn(end),
+            header,
+            place,
+        })
+    }
+
+    fn fault(&self, reason: RecordFault) -> WalError {
+        WalError::Record {
+            at: self.record_at,
+            manager: RecordHeader::decode(&self.partial).map(|header| header.manager),
+            reason,
+        }
+    }
+
+    /// Where decoding began.
+    pub fn start(&self) -> Lsn {
+        self.start
+    }
+}
+
+/// A whole record.
+struct Found {
+    at: Lsn,
+    end: Lsn,
+    header: RecordHeader,
+    place: Place,
+}
+
+enum Place {
+    /// From and to in the chunk.
+    Chunk(usize, usize),
+    /// In the decoder's buffer.
+    Partial,
 }
 
 /// The page of WAL that holds `lsn`.
@@ -280,13 +556,13 @@ fn offset_in_page(lsn: Lsn) -> usize {
     usize::try_from(lsn.0 % WAL_PAGE_BYTES as u64).expect("below the page size")
 }
 
-fn is_switch(header: &RecordHeader) -> bool {
-    header.manager == ResourceManager::XLOG && header.operation() == 0x40
-}
-
 /// A record's length never spans pages: records begin at multiples of eight, and so do pages.
 const LENGTH_BYTES: usize = 4;
-const ALIGN_BYTES: usize = 8;
+const ALIGN_BYTES: u64 = 8;
+/// The operation that leaves the rest of a segment unused.
+const SWITCH: u8 = 0x40;
+/// What a long record took beyond this is given back.
+const PARTIAL_BYTES_KEPT: usize = 64 << 10;
 
 #[cfg(test)]
 pub(super) mod tests;

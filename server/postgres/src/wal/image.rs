@@ -4,6 +4,7 @@
 //! server only writes what it was built with, a reader has to know all three.
 
 use engine::types::PAGE_BYTES;
+use ruzstd::decoding::FrameDecoder;
 
 use super::pglz;
 
@@ -125,10 +126,7 @@ impl<'a> Image<'a> {
                 "lz4",
                 lz4_flex::block::decompress_into(self.bytes, out).ok(),
             ),
-            ZSTD => (
-                "zstd",
-                zstd::bulk::decompress_to_buffer(self.bytes, out).ok(),
-            ),
+            ZSTD => ("zstd", FrameDecoder::new().decode_all(self.bytes, out).ok()),
             _ => return Err(ImageError::Flags(self.flags)),
         };
         if decompressed == Some(wanted) {

@@ -52,6 +52,11 @@ impl ResourceManager {
     /// Messages for logical decoding; no state.
     pub const LOGICAL_MESSAGE: ResourceManager = ResourceManager(21);
 
+    /// Whether it is a built-in one, or one an extension may have.
+    pub fn is_valid(self) -> bool {
+        self <= ResourceManager::LOGICAL_MESSAGE || self.0 >= CUSTOM_LEAST
+    }
+
     /// The built-in ones, in the order of their numbers.
     pub fn built_in() -> impl Iterator<Item = ResourceManager> {
         (0..=ResourceManager::LOGICAL_MESSAGE.0).map(ResourceManager)
@@ -66,6 +71,9 @@ impl fmt::Display for ResourceManager {
         }
     }
 }
+
+/// Extensions register numbers from here on.
+const CUSTOM_LEAST: u8 = 128;
 
 const NAMES: [&str; 22] = [
     "XLOG",

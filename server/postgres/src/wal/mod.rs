@@ -11,11 +11,11 @@ mod record;
 mod segment_files;
 mod version;
 
-pub use decoder::{WalDecoder, WalError, WalRecord, WalStream};
+pub use decoder::{Decoded, EndReason, RecordFault, WalDecoder, WalError, WalStream};
 pub use image::{Image, ImageError};
 pub use kind::{Proof, RecordKind};
 pub use manager::ResourceManager;
-pub use page_header::{WAL_PAGE_BYTES, WalPageHeader};
+pub use page_header::WAL_PAGE_BYTES;
 pub use quiet_check::{Change, QuietCheck};
 pub use record::{
     BlockReference, RECORD_BLOCKS_MAX, Record, RecordError, RecordHeader, RecordScratch,

@@ -22,9 +22,8 @@ use std::fmt;
 
 use engine::types::Lsn;
 
-use super::decoder::WalRecord;
 use super::manager::ResourceManager;
-use super::record::RecordScratch;
+use super::record::Record;
 use crate::bytes_at::u64_at;
 use crate::key::BlockTag;
 
@@ -92,39 +91,34 @@ impl QuietCheck {
     /// Judges the next record; answers the stop LSN (behind the record) if it is the last one.
     /// # Errors
     /// The record changes something.
-    pub fn observe(&self, record: &WalRecord) -> Result<Option<Lsn>, Change> {
-        let mut scratch = RecordScratch::default();
-        let parsed = record.parse(&mut scratch).ok();
+    pub fn observe(&self, record: &Record<'_>) -> Result<Option<Lsn>, Change> {
         if !is_harmless(record) {
             return Err(Change {
-                lsn: record.lsn,
-                manager: record.header.manager,
-                operation: record.header.operation(),
-                // Only for the message: a record that does not decode is a change all the same.
-                block: parsed.and_then(|record| record.blocks().next().map(|block| block.tag)),
+                lsn: record.start,
+                manager: record.manager,
+                operation: record.operation(),
+                block: record.blocks().next().map(|block| block.tag),
             });
         }
-        let is_xlog = record.header.manager == ResourceManager::XLOG;
-        let operation = record.header.operation();
+        let is_xlog = record.manager == ResourceManager::XLOG;
         let is_last = match self.until {
             Until::BackupEnd { start } => {
-                let of = parsed.and_then(|record| u64_at(record.main, 0));
-                is_xlog && operation == BACKUP_END && of == Some(start.0)
+                let of = u64_at(record.main, 0);
+                is_xlog && record.operation() == BACKUP_END && of == Some(start.0)
             }
             Until::ShutdownCheckpoint { at } => {
-                is_xlog && operation == CHECKPOINT_SHUTDOWN && record.lsn == at
+                is_xlog && record.operation() == CHECKPOINT_SHUTDOWN && record.start == at
             }
         };
         Ok(is_last.then_some(record.end))
     }
 }
 
-fn is_harmless(record: &WalRecord) -> bool {
-    let operation = record.header.operation();
-    record.header.xid == 0
-        && match record.header.manager {
-            ResourceManager::XLOG => XLOG_HARMLESS.contains(&operation),
-            ResourceManager::STANDBY => operation == RUNNING_TRANSACTIONS,
+fn is_harmless(record: &Record<'_>) -> bool {
+    record.xid == 0
+        && match record.manager {
+            ResourceManager::XLOG => XLOG_HARMLESS.contains(&record.operation()),
+            ResourceManager::STANDBY => record.operation() == RUNNING_TRANSACTIONS,
             _ => false,
         }
 }

@@ -2,7 +2,7 @@ use super::*;
 
 pub(in crate::wal) const STREAM: WalStream = WalStream {
     system_identifier: 77,
-    postgres_major: 15,
+    version: WalVersion::V15,
     timeline: 1,
     segment_bytes: 1 << 20,
 };
@@ -27,14 +27,24 @@ pub(in crate::wal) fn record(manager: u8, info: u8, xid: u32, body: &[u8]) -> Ve
 
 /// The same with its body as main data.
 pub(in crate::wal) fn record_with_main_data(manager: u8, info: u8, data: &[u8]) -> Vec<u8> {
-    let mut body = vec![255, u8::try_from(data.len()).expect("short")];
+    let mut body = Vec::new();
+    match u8::try_from(data.len()) {
+        Ok(short) => body.extend([255, short]),
+        Err(_) => {
+            body.push(254);
+            body.extend(u32::try_from(data.len()).expect("short").to_le_bytes());
+        }
+    }
     body.extend(data);
     record(manager, info, 0, &body)
 }
 
 /// Lays records out in pages, as a server does.
+#[derive(Clone)]
 struct Writer {
     bytes: Vec<u8>,
+    /// Position of the record before.
+    previous: Lsn,
     /// Bytes of the record that continues on the page about to begin.
     left: usize,
 }
@@ -43,6 +53,7 @@ impl Writer {
     fn new() -> Writer {
         let mut writer = Writer {
             bytes: Vec::new(),
+            previous: Lsn(0),
             left: 0,
         };
         writer.page_header(0);
@@ -69,7 +80,11 @@ impl Writer {
     }
 
     fn put(&mut self, record: &[u8]) {
-        let mut rest = record;
+        let mut record = record.to_vec();
+        record[8..16].copy_from_slice(&self.previous.0.to_le_bytes());
+        let crc = record_crc(&record);
+        record[20..24].copy_from_slice(&crc.to_le_bytes());
+        let mut rest = record.as_slice();
         while !rest.is_empty() {
             self.left = rest.len();
             if self.bytes.len().is_multiple_of(WAL_PAGE_BYTES) {
@@ -77,6 +92,9 @@ impl Writer {
                     self.left = 0;
                 }
                 self.page_header(0);
+            }
+            if rest.len() == record.len() {
+                self.previous = Lsn(FIRST.0 - 40 + self.bytes.len() as u64);
             }
             let room = WAL_PAGE_BYTES - self.bytes.len() % WAL_PAGE_BYTES;
             let (now, later) = rest.split_at(room.min(rest.len()));
@@ -87,49 +105,116 @@ impl Writer {
         self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
     }
 
-    fn pages(mut self) -> Vec<[u8; WAL_PAGE_BYTES]> {
+    /// All of it, zeros to the end of the page.
+    fn pages(mut self) -> Vec<u8> {
         self.bytes
             .resize(self.bytes.len().next_multiple_of(WAL_PAGE_BYTES), 0);
-        let pages = self.bytes.chunks_exact(WAL_PAGE_BYTES);
-        pages.map(|page| page.try_into().expect("a page")).collect()
+        self.bytes
     }
 }
 
-fn decode(pages: &[[u8; WAL_PAGE_BYTES]]) -> (Vec<WalRecord>, Option<WalError>) {
-    let mut decoder = WalDecoder::new(STREAM, FIRST);
+/// What came out of decoding.
+#[derive(Debug, PartialEq, Eq)]
+struct Output {
+    /// Start, end, manager, main data and whole length of each record.
+    records: Vec<(Lsn, Lsn, u8, Vec<u8>, usize)>,
+    error: Option<WalError>,
+}
+
+fn decode_from(start: Lsn, bytes: &[u8], chunk_bytes: usize) -> Output {
+    let mut decoder = WalDecoder::new(STREAM, start);
     let mut records = Vec::new();
-    for page in pages {
-        decoder.feed(page);
-        loop {
-            match decoder.next_record() {
-                Ok(Some(record)) => records.push(record),
-                Ok(None) => break,
-                Err(error) => return (records, Some(error)),
+    for mut chunk in bytes.chunks(chunk_bytes) {
+        while !chunk.is_empty() {
+            match decoder.decode(chunk) {
+                Ok(Decoded { consumed, record }) => {
+                    if let Some(record) = record {
+                        let (main, total) = (record.main.to_vec(), record.total_bytes());
+                        let manager = record.manager.0;
+                        records.push((record.start, record.end, manager, main, total));
+                    }
+                    chunk = &chunk[consumed..];
+                }
+                Err(error) => {
+                    assert_eq!(decoder.decode(chunk).err().as_ref(), Some(&error));
+                    let error = Some(error);
+                    return Output { records, error };
+                }
             }
         }
     }
-    (records, None)
+    let error = None;
+    Output { records, error }
+}
+
+fn decode(bytes: &[u8]) -> Output {
+    decode_from(FIRST, bytes, 16 * WAL_PAGE_BYTES)
 }
 
 #[test]
-fn records_of_all_lengths_come_out_whole_across_pages_and_segments() {
+fn records_of_all_lengths_come_out_whole_across_pages_segments_and_chunks() {
     // Enough for two segments; lengths around a page so that headers are split at every offset.
     let written: Vec<Vec<u8>> = (0..300usize)
-        .map(|n| record(10, 0, 5, &vec![n.to_le_bytes()[0]; (n * 977) % 20_000]))
+        .map(|n| vec![n.to_le_bytes()[0]; (n * 977) % 20_000])
         .collect();
     let mut writer = Writer::new();
-    written.iter().for_each(|record| writer.put(record));
+    for main in &written {
+        writer.put(&record_with_main_data(10, 0, main));
+    }
     assert!(writer.bytes.len() > 2 << 20);
-    let (records, end) = decode(&writer.pages());
-    let found: Vec<&[u8]> = records.iter().map(|r| r.bytes.as_slice()).collect();
+    let bytes = writer.pages();
+    let output = decode(&bytes);
+    let found: Vec<&[u8]> = output.records.iter().map(|r| r.3.as_slice()).collect();
     let wanted: Vec<&[u8]> = written.iter().map(Vec::as_slice).collect();
     assert!(found == wanted, "{} of {}", found.len(), wanted.len());
-    assert!(matches!(end, Some(WalError::End { .. })), "{end:?}");
-    for pair in records.windows(2) {
+    let reason = EndReason::NoRecord;
+    assert!(
+        matches!(output.error, Some(WalError::End { reason: found, .. }) if found == reason),
+        "{:?}",
+        output.error
+    );
+    for pair in output.records.windows(2) {
         // The next record begins where this one ended, or behind a page header.
-        let gap = pair[1].lsn.bytes_since(pair[0].end);
+        let gap = pair[1].0.bytes_since(pair[0].1);
         assert!(matches!(gap, Some(0 | 24 | 40)), "{gap:?}");
     }
+    for chunk_bytes in [1, 7, 8, 23, 40, 4099, WAL_PAGE_BYTES, WAL_PAGE_BYTES + 1] {
+        assert!(
+            decode_from(FIRST, &bytes, chunk_bytes) == output,
+            "chunks of {chunk_bytes}"
+        );
+    }
+}
+
+#[test]
+fn decoding_begins_at_any_record_or_at_the_page_it_begins() {
+    let mut writer = Writer::new();
+    for n in 0..20u8 {
+        writer.put(&record_with_main_data(10, 0, &[n; 5000]));
+    }
+    let bytes = writer.pages();
+    let all = decode(&bytes);
+    for (n, (start, ..)) in all.records.iter().enumerate() {
+        let page = page_of(*start);
+        let rest = &bytes[usize::try_from(page.0 - page_of(FIRST).0).expect("small")..];
+        let output = decode_from(*start, rest, 1000);
+        assert!(output.records == all.records[n..], "record {n}");
+        if output.records.len() > 1 && offset_in_page(*start) == SHORT_HEADER_BYTES {
+            assert!(
+                decode_from(page, rest, 1000) == output,
+                "page of record {n}"
+            );
+        }
+    }
+    // In the middle of a record there is nothing to begin with.
+    let second_page = Lsn(page_of(FIRST).0 + WAL_PAGE_BYTES as u64);
+    let output = decode_from(second_page, &bytes[WAL_PAGE_BYTES..], 1000);
+    let expected = WalError::Record {
+        at: second_page,
+        manager: None,
+        reason: RecordFault::NotBegun,
+    };
+    assert_eq!(output.error, Some(expected));
 }
 
 #[test]
@@ -137,69 +222,145 @@ fn a_switch_leaves_the_rest_of_its_segment_unused() {
     let mut writer = Writer::new();
     writer.put(&record(0, 0x40, 0, &[]));
     writer.bytes.resize(1 << 20, 0);
-    writer.put(&record(10, 0, 5, &[1]));
-    let (records, _) = decode(&writer.pages());
-    assert_eq!(records.len(), 2);
-    assert_eq!(records[0].end, Lsn(2 << 20));
-    assert_eq!(records[1].lsn, Lsn((2 << 20) + 40));
+    writer.put(&record_with_main_data(10, 0, &[1]));
+    for chunk_bytes in [5000, WAL_PAGE_BYTES, 1 << 20] {
+        let records = decode_from(FIRST, &writer.clone().pages(), chunk_bytes).records;
+        assert_eq!(records.len(), 2);
+        assert_eq!(records[0].1, Lsn(2 << 20));
+        assert_eq!(records[1].0, Lsn((2 << 20) + 40));
+    }
 }
 
 #[test]
 fn a_record_given_up_in_a_crash_is_passed_over() {
     let mut writer = Writer::new();
-    let long = record(10, 0, 5, &[7; 10_000]);
-    writer.bytes.extend(&long[..WAL_PAGE_BYTES - 40]);
+    writer.put(&record_with_main_data(10, 0, &[1]));
+    let (before, previous) = (writer.bytes.len(), writer.previous);
+    writer.put(&record_with_main_data(10, 0, &[7; 10_000]));
+    writer.bytes.truncate(WAL_PAGE_BYTES);
+    assert!(before < writer.bytes.len());
+    writer.previous = previous;
     writer.page_header(8);
-    let overwrite = record(0, 0xd0, 0, &[]);
-    writer.put(&overwrite);
-    let (records, _) = decode(&writer.pages());
-    assert_eq!(records.len(), 1);
-    assert_eq!(records[0].bytes, overwrite);
+    writer.put(&record_with_main_data(0, 0xd0, b"overwrite"));
+    let output = decode(&writer.pages());
+    let mains: Vec<&[u8]> = output.records.iter().map(|r| r.3.as_slice()).collect();
+    assert_eq!(mains, [&[1][..], b"overwrite"]);
 }
 
 #[test]
 fn a_missing_continuation_a_flipped_bit_and_foreign_pages_end_the_stream() {
     let mut writer = Writer::new();
-    writer.put(&record(10, 0, 5, &[7; 10_000]));
+    writer.put(&record_with_main_data(10, 0, &[7; 10_000]));
     let good = writer.pages();
-    assert_eq!(decode(&good).0.len(), 1);
+    assert_eq!(decode(&good).records.len(), 1);
 
     for bit in 0..64 {
         let mut flipped = good.clone();
-        flipped[0][40 + bit * 100] ^= 1;
-        let (records, error) = decode(&flipped);
+        flipped[40 + bit * 100] ^= 1;
+        let output = decode(&flipped);
         assert!(
-            records.is_empty() && error.is_some(),
+            output.records.is_empty() && output.error.is_some(),
             "byte {}",
             40 + bit * 100
         );
     }
-    let mut discontinued = good.clone();
-    discontinued[1][2] = 0;
-    assert!(matches!(decode(&discontinued).1, Some(WalError::End { at, .. }) if at == FIRST));
-    // Position, timeline, system identifier, segment size.
+    let second = WAL_PAGE_BYTES;
+    for (at, value, reason) in [
+        (second + 2, 0, RecordFault::NotContinued),
+        (
+            second + 16,
+            1,
+            RecordFault::ContinuedBytes {
+                found: 0x0701,
+                wanted: 0,
+            },
+        ),
+        (5000, 1, RecordFault::Checksum),
+        (40 + 17, 99, RecordFault::Manager),
+    ] {
+        let mut bad = good.clone();
+        bad[at] = value;
+        match decode(&bad).error {
+            Some(WalError::Record {
+                at: FIRST,
+                reason: found,
+                ..
+            }) => assert_eq!(
+                std::mem::discriminant(&found),
+                std::mem::discriminant(&reason),
+                "{found}"
+            ),
+            other => panic!("{reason}: {other:?}"),
+        }
+    }
+    // Position, timeline, flags, system identifier, segment size.
     for (at, what) in [
         (9, "position"),
         (4, "timeline"),
+        (3, "unknown flags"),
+        (2, "long header flag"),
         (24, "system identifier"),
         (34, "segment size"),
+        (0, "magic"),
     ] {
         let mut foreign = good.clone();
-        foreign[0][at] ^= 0x80;
-        match decode(&foreign).1 {
+        foreign[at] ^= if at == 2 { 2 } else { 0x80 };
+        match decode(&foreign).error {
             Some(WalError::Foreign { what: found, .. }) => assert_eq!(found, what),
             other => panic!("{what}: {other:?}"),
         }
     }
-    let mut other_version = good;
-    other_version[0][0] = 0x13;
-    assert!(matches!(
-        decode(&other_version).1,
-        Some(WalError::Foreign {
-            what: "major version",
-            ..
-        })
+}
+
+#[test]
+fn what_was_never_written_and_what_is_of_an_older_life_is_an_end() {
+    let mut writer = Writer::new();
+    writer.put(&record_with_main_data(10, 0, &[1; 100]));
+    let mut bytes = writer.pages();
+    let second = page_of(FIRST).0 + WAL_PAGE_BYTES as u64;
+    let end = |bytes: &[u8]| decode(bytes).error;
+    // The first page is full; nothing behind it.
+    let mut full = Writer::new();
+    full.put(&record_with_main_data(
+        10,
+        0,
+        &vec![1; WAL_PAGE_BYTES - 40 - 24 - 5],
     ));
+    bytes.truncate(0);
+    bytes.extend(full.bytes);
+    assert_eq!(bytes.len(), WAL_PAGE_BYTES);
+    assert_eq!(end(&bytes), None);
+    let mut zeros = bytes.clone();
+    zeros.resize(2 * WAL_PAGE_BYTES, 0);
+    let reason = EndReason::EmptyPage;
+    let at = Lsn(second);
+    assert_eq!(end(&zeros), Some(WalError::End { at, reason }));
+    let mut recycled = zeros.clone();
+    let older = Lsn(second - (1 << 20));
+    recycled[WAL_PAGE_BYTES..][..2].copy_from_slice(&0xD10Du16.to_le_bytes());
+    recycled[WAL_PAGE_BYTES + 8..][..8].copy_from_slice(&older.0.to_le_bytes());
+    let reason = EndReason::OlderPage(older);
+    assert_eq!(end(&recycled), Some(WalError::End { at, reason }));
+}
+
+#[test]
+fn a_record_that_names_another_as_the_one_before_it_is_refused() {
+    let mut writer = Writer::new();
+    writer.put(&record_with_main_data(10, 0, &[1]));
+    writer.previous = Lsn(8);
+    writer.put(&record_with_main_data(10, 0, &[2]));
+    let output = decode(&writer.pages());
+    assert_eq!(output.records.len(), 1);
+    let reason = RecordFault::Previous {
+        found: Lsn(8),
+        wanted: FIRST,
+    };
+    let error = output.error.expect("refused");
+    assert!(
+        matches!(error, WalError::Record { reason: found, .. } if found == reason),
+        "{error}"
+    );
+    assert!(error.to_string().contains("Heap"), "{error}");
 }
 
 #[test]
@@ -209,7 +370,22 @@ fn a_claimed_length_takes_no_memory_before_the_bytes_are_there() {
     huge[..4].copy_from_slice(&RECORD_BYTES_MAX.to_le_bytes());
     writer.put(&huge);
     let mut decoder = WalDecoder::new(STREAM, FIRST);
-    decoder.feed(&writer.pages()[0]);
-    assert_eq!(decoder.next_record(), Ok(None));
-    assert!(decoder.partial.capacity() <= 2 * WAL_PAGE_BYTES);
+    let decoded = decoder.decode(&writer.pages()).map(|d| d.consumed);
+    assert_eq!(decoded, Ok(WAL_PAGE_BYTES));
+    assert!(decoder.partial.capacity() <= PARTIAL_BYTES_KEPT);
+}
+
+#[test]
+fn what_a_long_record_took_is_given_back() {
+    let mut writer = Writer::new();
+    writer.put(&record_with_main_data(10, 0, &vec![1; 500_000]));
+    writer.put(&record_with_main_data(10, 0, &vec![2; 10_000]));
+    let bytes = writer.pages();
+    let mut decoder = WalDecoder::new(STREAM, FIRST);
+    let first = decoder.decode(&bytes).expect("good");
+    assert!(first.record.is_some());
+    let rest = &bytes[first.consumed..];
+    assert!(decoder.partial.capacity() >= 500_000);
+    assert!(decoder.decode(rest).expect("good").record.is_some());
+    assert!(decoder.partial.capacity() <= PARTIAL_BYTES_KEPT);
 }
