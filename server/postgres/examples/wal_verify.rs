@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use postgres::verify::Verifier;
-use postgres::wal::{RecordScratch, SegmentFiles};
+use postgres::wal::SegmentFiles;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -39,13 +39,13 @@ fn verify(
 ) -> Result<bool, Box<dyn std::error::Error>> {
     let mut files = SegmentFiles::open(directory, None)?;
     let mut verifier = Verifier::new(files.version(), has_checksums, wal_log_hints);
-    let mut scratch = RecordScratch::new();
     let mut last = files.start();
-    while let Some(raw) = files.next_record()? {
-        let record = raw.parse(&mut scratch)?;
-        verifier.observe(&record)?;
-        last = raw.end;
-    }
+    files.for_each(|record| {
+        last = record.end;
+        verifier
+            .observe(record)
+            .map_err(Box::<dyn std::error::Error>::from)
+    })?;
     let report = verifier.report();
     for mismatch in &report.mismatches {
         println!("{mismatch}");

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use engine::types::Lsn;
 
-use super::decoder::{WalDecoder, WalError, WalRecord, WalStream};
-use super::page_header::{WAL_PAGE_BYTES, WalPageHeader};
+use super::decoder::{Decoded, WalDecoder, WalStream};
+use super::page_header::{LONG_HEADER_BYTES, SHORT_HEADER_BYTES, WAL_PAGE_BYTES, WalPageHeader};
+use super::record::Record;
 use super::version::WalVersion;
 
 /// Why a directory cannot be read as WAL.
@@ -34,7 +35,7 @@ pub enum SegmentFilesError {
     NotWal(PathBuf),
 }
 
-/// A run of segment files, read one page at a time.
+/// A run of segment files, read in pieces of [`CHUNK_BYTES`].
 #[derive(Debug)]
 pub struct SegmentFiles {
     directory: PathBuf,
@@ -76,16 +77,20 @@ impl SegmentFiles {
         let first = names.into_iter().map(|(_, name)| name).min();
         let path = directory.join(first.ok_or_else(none)?);
         let mut file = File::open(&path).map_err(failed(&path))?;
-        let mut page = [0; WAL_PAGE_BYTES];
-        file.read_exact(&mut page).map_err(failed(&path))?;
+        let mut header = [0; LONG_HEADER_BYTES];
+        file.read_exact(&mut header).map_err(failed(&path))?;
         let not_wal = || SegmentFilesError::NotWal(path.clone());
-        let header = WalPageHeader::decode(&page).ok_or_else(not_wal)?;
+        let header = WalPageHeader::decode(&header).ok_or_else(not_wal)?;
         let long = header.long.ok_or_else(not_wal)?;
-        let version = WalVersion::from_postgres_major(header.postgres_major).ok_or_else(not_wal)?;
-        let start = first_record(&header).ok_or_else(not_wal)?;
+        let version = WalVersion::from_magic(header.magic).ok_or_else(not_wal)?;
+        let sizes = SEGMENT_BYTES_LEAST..=SEGMENT_BYTES_MOST;
+        if !sizes.contains(&long.segment_bytes) || !long.segment_bytes.is_power_of_two() {
+            return Err(not_wal());
+        }
+        let start = first_record(&header);
         let stream = WalStream {
             system_identifier: long.system_identifier,
-            postgres_major: header.postgres_major,
+            version,
             timeline,
             segment_bytes: long.segment_bytes,
         };
@@ -116,28 +121,38 @@ impl SegmentFiles {
         self.end.as_deref()
     }
 
-    /// The next record; `None` at the end of the run.
+    /// Hands every record of the run to `visit`.
     /// # Errors
-    /// A file that is there cannot be read.
-    pub fn next_record(&mut self) -> Result<Option<WalRecord>, SegmentFilesError> {
-        loop {
-            match self.decoder.next_record() {
-                Ok(Some(record)) => return Ok(Some(record)),
-                Ok(None) => {}
-                Err(error @ (WalError::End { .. } | WalError::Foreign { .. })) => {
-                    self.end = Some(error.to_string());
-                    return Ok(None);
+    /// A file that is there cannot be read, or what `visit` answers.
+    pub fn for_each<E: From<SegmentFilesError>>(
+        &mut self,
+        mut visit: impl FnMut(&Record<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut buffer = vec![0; CHUNK_BYTES];
+        while self.end.is_none() {
+            let bytes = self.read(&mut buffer)?;
+            let mut rest = &buffer[..bytes];
+            while !rest.is_empty() {
+                match self.decoder.decode(rest) {
+                    Ok(Decoded { consumed, record }) => {
+                        if let Some(record) = record {
+                            visit(&record)?;
+                        }
+                        rest = &rest[consumed..];
+                    }
+                    Err(error) => {
+                        self.end = Some(error.to_string());
+                        break;
+                    }
                 }
             }
-            if self.end.is_some() || !self.feed_page()? {
-                return Ok(None);
-            }
         }
+        Ok(())
     }
 
-    /// Feeds the next page; `false` if there is none.
-    fn feed_page(&mut self) -> Result<bool, SegmentFilesError> {
-        let at = self.decoder.next_page();
+    /// Reads from where the decoder is; 0, and the end is set, if nothing is there.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, SegmentFilesError> {
+        let at = self.decoder.position();
         let segment = at.0 / self.segment_bytes;
         let path = self.directory.join(self.name_of(segment));
         let failed = |source| SegmentFilesError::File {
@@ -149,7 +164,7 @@ impl SegmentFiles {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.end = Some(format!("there is no file {}", self.name_of(segment)));
-                    return Ok(false);
+                    return Ok(0);
                 }
                 Err(error) => return Err(failed(error)),
             };
@@ -158,17 +173,13 @@ impl SegmentFiles {
             self.open = Some((segment, file));
         }
         let (_, file) = self.open.as_mut().expect("just opened");
-        let mut page = [0; WAL_PAGE_BYTES];
-        match file.read_exact(&mut page) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                self.end = Some(format!("{} ends early", path.display()));
-                return Ok(false);
-            }
-            Err(error) => return Err(failed(error)),
+        let left = self.segment_bytes - at.0 % self.segment_bytes;
+        let wanted = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let bytes = file.read(&mut buffer[..wanted]).map_err(failed)?;
+        if bytes == 0 {
+            self.end = Some(format!("{} ends early", path.display()));
         }
-        self.decoder.feed(&page);
-        Ok(true)
+        Ok(bytes)
     }
 
     fn name_of(&self, segment: u64) -> String {
@@ -194,20 +205,24 @@ fn timeline_of(name: &str) -> Option<u32> {
 }
 
 /// Where the first record begins behind the page with this header: past what continues from the segment before.
-fn first_record(header: &WalPageHeader) -> Option<Lsn> {
-    const SHORT_HEADER_BYTES: u64 = 24;
+fn first_record(header: &WalPageHeader) -> Lsn {
     let page = WAL_PAGE_BYTES as u64;
-    let header_bytes = u64::try_from(header.header_bytes).ok()?;
     let mut left = u64::from(header.continued_bytes.unwrap_or(0)).next_multiple_of(8);
-    let mut room = page - header_bytes;
-    let mut at = header.lsn.0 + header_bytes;
-    while left >= room {
-        left -= room;
-        at = (at / page + 1) * page + SHORT_HEADER_BYTES;
-        room = page - SHORT_HEADER_BYTES;
+    let mut at = header.lsn.0;
+    let mut header_bytes = LONG_HEADER_BYTES as u64;
+    while left >= page - header_bytes {
+        left -= page - header_bytes;
+        at += page;
+        header_bytes = SHORT_HEADER_BYTES as u64;
     }
-    Some(Lsn(at + left))
+    Lsn(at + header_bytes + left)
 }
+
+/// Bytes read at once.
+const CHUNK_BYTES: usize = 256 << 10;
+/// What `initdb` allows.
+const SEGMENT_BYTES_LEAST: u32 = 1 << 20;
+const SEGMENT_BYTES_MOST: u32 = 1 << 30;
 
 #[cfg(test)]
 mod tests {
@@ -215,24 +230,24 @@ mod tests {
 
     fn header(continued_bytes: Option<u32>) -> WalPageHeader {
         WalPageHeader {
-            postgres_major: 15,
+            magic: WalVersion::V15.magic(),
+            unknown_flags: 0,
             timeline: 1,
             lsn: Lsn(0x100_0000),
             continued_bytes,
             overwrites_unfinished: false,
             long: None,
-            header_bytes: 40,
         }
     }
 
     #[test]
     fn the_first_record_is_behind_what_continues() {
-        assert_eq!(first_record(&header(None)), Some(Lsn(0x100_0028)));
-        assert_eq!(first_record(&header(Some(13))), Some(Lsn(0x100_0038)));
+        assert_eq!(first_record(&header(None)), Lsn(0x100_0028));
+        assert_eq!(first_record(&header(Some(13))), Lsn(0x100_0038));
         let whole_page = 8192 - 40;
-        let next = Some(Lsn(0x100_2018));
+        let next = Lsn(0x100_2018);
         assert_eq!(first_record(&header(Some(whole_page))), next);
-        let after = Some(Lsn(0x100_4020));
+        let after = Lsn(0x100_4020);
         assert_eq!(first_record(&header(Some(whole_page + 8168 + 1))), after);
     }
 
