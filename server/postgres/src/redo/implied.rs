@@ -6,7 +6,7 @@
 //! | form | what | bytes |
 //! |-----:|------|-------|
 //! | 1 | a page of zeros | none |
-//! | 2 | bits of a visibility map cleared | byte of the map (2), mask of the bits (1) |
+//! | 2 | bits of a visibility map cleared | one or two of: byte of the map (2), mask of the bits (1) |
 //! | 3 | visibility map cut off | byte of the map (2), mask of what stays of it (1); all behind it becomes zeros |
 //! | 4 | free space map cut off | leaves that stay (2) |
 //! | 5 | status of transactions | status (1), list of positions on the page (2 each) |
@@ -25,13 +25,8 @@ use crate::page::PAGE_HEADER_BYTES;
 pub enum Implied<'a> {
     /// The page becomes zeros.
     Zero,
-    /// Bits of a visibility map page are cleared.
-    VisibilityClear {
-        /// Which byte of the map, below [`MAP_BYTES`].
-        byte: u16,
-        /// The bits to clear.
-        mask: u8,
-    },
+    /// Bits of a visibility map page are cleared: of one heap block, or of the two that an update touches.
+    VisibilityClear(MapBits, Option<MapBits>),
     /// A visibility map page forgets the blocks behind a truncation.
     VisibilityTruncate {
         /// The first byte that changes, below [`MAP_BYTES`].
@@ -74,6 +69,15 @@ pub enum Implied<'a> {
     },
 }
 
+/// Bits of one byte of a visibility map page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapBits {
+    /// Which byte of the map, below [`MAP_BYTES`].
+    pub byte: u16,
+    /// Which of its bits.
+    pub mask: u8,
+}
+
 /// Bytes of the map on a visibility map page.
 pub const MAP_BYTES: usize = PAGE_BYTES - PAGE_HEADER_BYTES;
 
@@ -102,8 +106,10 @@ impl<'a> Implied<'a> {
     pub(super) fn apply(&self, page: &mut [u8; PAGE_BYTES]) {
         match *self {
             Implied::Zero => page.fill(0),
-            Implied::VisibilityClear { byte, mask } => {
-                page[PAGE_HEADER_BYTES + usize::from(byte)] &= !mask;
+            Implied::VisibilityClear(first, second) => {
+                for bits in [Some(first), second].into_iter().flatten() {
+                    page[PAGE_HEADER_BYTES + usize::from(bits.byte)] &= !bits.mask;
+                }
             }
             Implied::VisibilityTruncate { byte, keep } => {
                 let at = PAGE_HEADER_BYTES + usize::from(byte);
@@ -152,7 +158,7 @@ impl<'a> Implied<'a> {
         match (self, key) {
             (Implied::Zero, PostgresKey::Block { .. } | PostgresKey::SlruPage { .. }) => true,
             (
-                Implied::VisibilityClear { .. } | Implied::VisibilityTruncate { .. },
+                Implied::VisibilityClear(..) | Implied::VisibilityTruncate { .. },
                 PostgresKey::Block { fork, .. },
             ) => fork == Fork::VisibilityMap,
             (Implied::FreeSpaceTruncate { .. }, PostgresKey::Block { fork, .. }) => {
@@ -178,10 +184,12 @@ impl<'a> Implied<'a> {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         match *self {
             Implied::Zero => out.push(FORM_ZERO),
-            Implied::VisibilityClear { byte, mask } => {
+            Implied::VisibilityClear(first, second) => {
                 out.push(FORM_VISIBILITY_CLEAR);
-                out.extend(byte.to_le_bytes());
-                out.push(mask);
+                for bits in [Some(first), second].into_iter().flatten() {
+                    out.extend(bits.byte.to_le_bytes());
+                    out.push(bits.mask);
+                }
             }
             Implied::VisibilityTruncate { byte, keep } => {
                 out.push(FORM_VISIBILITY_TRUNCATE);
@@ -234,10 +242,21 @@ impl<'a> Implied<'a> {
         let in_map = |byte: &u16| usize::from(*byte) < MAP_BYTES;
         let implied = match form {
             FORM_ZERO => Implied::Zero,
-            FORM_VISIBILITY_CLEAR => Implied::VisibilityClear {
-                byte: reader.u16().filter(in_map)?,
-                mask: reader.u8()?,
-            },
+            FORM_VISIBILITY_CLEAR => {
+                let bits = |reader: &mut Reader<'_>| {
+                    Some(MapBits {
+                        byte: reader.u16().filter(in_map)?,
+                        mask: reader.u8()?,
+                    })
+                };
+                let first = bits(&mut reader)?;
+                let second = if reader.0.is_empty() {
+                    None
+                } else {
+                    Some(bits(&mut reader)?)
+                };
+                Implied::VisibilityClear(first, second)
+            }
             FORM_VISIBILITY_TRUNCATE => Implied::VisibilityTruncate {
                 byte: reader.u16().filter(in_map)?,
                 keep: reader.u8()?,

@@ -39,7 +39,7 @@ pub use delta::{Delta, DeltaError, DeltaScratch, PageChange};
 pub use error::{RedoError, RedoFailure};
 pub use implied::{
     CLOG_TRANSACTIONS_PER_PAGE, COMMIT_TIMESTAMPS_PER_PAGE, FSM_LEAVES, Implied, MAP_BYTES,
-    MULTIXACT_MEMBERS_PER_PAGE, MULTIXACT_OFFSETS_PER_PAGE,
+    MULTIXACT_MEMBERS_PER_PAGE, MULTIXACT_OFFSETS_PER_PAGE, MapBits,
 };
 pub use visibility_map::{MAP_BLOCKS_PER_PAGE, cleared_by};
 

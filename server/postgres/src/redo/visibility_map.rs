@@ -4,7 +4,7 @@
 //! on an all-visible page clears them, whatever the LSN of the map's page is, and leaves that LSN as it is.
 
 use super::fields::Fields;
-use super::implied::{Implied, MAP_BYTES};
+use super::implied::{Implied, MAP_BYTES, MapBits};
 use super::{RedoError, heap, heap2};
 use crate::key::{BlockTag, Fork};
 use crate::page::{PAGE_HEADER_BYTES, PageMut};
@@ -52,24 +52,36 @@ pub fn cleared_by(
         };
     main.take(flags_at)?;
     let flags = main.u8()?;
+    let mut first: Option<(BlockTag, MapBits)> = None;
     for (flag, bits, block_id) in clears {
-        if flags & flag != 0 {
-            let heap_block = block_of(record, *block_id)?;
-            let place = place_of(heap_block.block);
-            let map_block = BlockTag {
-                relation: heap_block.relation,
-                fork: Fork::VisibilityMap,
-                block: place.block,
-            };
-            let mask = bits << place.shift;
-            clear(
-                map_block,
-                Implied::VisibilityClear {
-                    byte: place.byte,
-                    mask,
-                },
-            );
+        if flags & flag == 0 {
+            continue;
         }
+        let heap_block = block_of(record, *block_id)?;
+        let place = place_of(heap_block.block);
+        let map_block = BlockTag {
+            relation: heap_block.relation,
+            fork: Fork::VisibilityMap,
+            block: place.block,
+        };
+        let bits = MapBits {
+            byte: place.byte,
+            mask: bits << place.shift,
+        };
+        // One change for each page, also where both blocks of an update have their bits there.
+        match first.take() {
+            Some((page, other)) if page == map_block => {
+                clear(page, Implied::VisibilityClear(other, Some(bits)));
+            }
+            Some((page, other)) => {
+                clear(page, Implied::VisibilityClear(other, None));
+                clear(map_block, Implied::VisibilityClear(bits, None));
+            }
+            None => first = Some((map_block, bits)),
+        }
+    }
+    if let Some((page, bits)) = first {
+        clear(page, Implied::VisibilityClear(bits, None));
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::key::Slru;
+use crate::redo::MapBits;
 
 const RELATION: Relation = Relation {
     tablespace: 1663,
@@ -90,20 +91,23 @@ fn the_bytes_of_a_change_are_for_ever() {
 
 #[test]
 fn the_bytes_of_implied_changes_are_for_ever() {
+    let bits = |byte, mask| MapBits { byte, mask };
     let slru = |slru| PostgresKey::SlruPage {
         slru,
         segment: 3,
         block: 1,
     };
-    let cases: [(PostgresKey, Implied<'_>, &[u8]); 8] = [
+    let cases: [(PostgresKey, Implied<'_>, &[u8]); 9] = [
         (slru(Slru::Clog), Implied::Zero, &[1, 1]),
         (
             tag(Fork::VisibilityMap, 0).key(),
-            Implied::VisibilityClear {
-                byte: 0x0123,
-                mask: 0x0c,
-            },
+            Implied::VisibilityClear(bits(0x0123, 0x0c), None),
             &[1, 2, 0x23, 0x01, 0x0c],
+        ),
+        (
+            tag(Fork::VisibilityMap, 0).key(),
+            Implied::VisibilityClear(bits(0x0123, 0x0c), Some(bits(0x0124, 0x03))),
+            &[1, 2, 0x23, 0x01, 0x0c, 0x24, 0x01, 0x03],
         ),
         (
             tag(Fork::VisibilityMap, 0).key(),
