@@ -1,6 +1,5 @@
 //! `wal_verify DIR [--checksums] [--wal-log-hints]`: replays the WAL files of a directory that were written
 //! under `wal_consistency_checking = 'all'`, and compares; what `pageserver wal verify` does, without the server.
-#![expect(clippy::disallowed_methods, reason = "a program of its own")]
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -328,7 +328,7 @@ impl WalDecoder {
         }
         let header = WalPageHeader::decode(&self.header).expect("a whole header was taken");
         // A used segment file may be of an older version, or of the same cluster under another timeline.
-        if header.lsn < at && header.lsn.0 % WAL_PAGE_BYTES as u64 == 0 {
+        if header.lsn < at && header.lsn.0.is_multiple_of(WAL_PAGE_BYTES as u64) {
             return Err(end(EndReason::OlderPage(header.lsn)));
         }
         let magic = stream.version.magic();
