@@ -272,7 +272,7 @@ fn compared(
         });
     }
     let logged_before = lsn_of(&logged);
-    if !block.will_init && logged_before != before {
+    if !block.will_init && !rules.is_same_before(before, logged_before) {
         return Step::Wrong(Difference::Before {
             ours: before,
             logged: logged_before,
