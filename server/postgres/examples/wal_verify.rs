@@ -45,7 +45,7 @@ fn verify(
             .observe(record)
             .map_err(Box::<dyn std::error::Error>::from)
     })?;
-    let report = verifier.report();
+    let report = verifier.into_report();
     for mismatch in &report.mismatches {
         println!("{mismatch}");
     }

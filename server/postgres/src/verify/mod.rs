@@ -10,6 +10,7 @@
 //! What images cannot prove (maps of visibility cleared by heap records, commit status, sizes, drops) is outside.
 
 mod compare;
+mod early_clears;
 mod report;
 mod verifier;
 

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use engine::types::{Lsn, PAGE_BYTES};
 
 use super::compare::{Page, Rules};
+use super::early_clears::EarlyClears;
 use super::report::{Difference, KindCounts, Mismatch, Report};
 use crate::bytes_at::u32_at;
 use crate::key::{BlockTag, Fork, Relation};
@@ -31,6 +32,9 @@ pub struct Verifier {
     pages: HashMap<BlockTag, Box<Page>>,
     /// Relations made within the WAL: their pages begin as zeros, and none of them is unknown.
     born: HashSet<Relation>,
+    /// Pages with a hint since their last change: the LSN of its record. Without an image redo leaves the page's.
+    hinted: HashMap<BlockTag, Lsn>,
+    early_clears: EarlyClears,
     hint_bits_logged: bool,
     has_checksums: bool,
     encoded: Vec<u8>,
@@ -46,6 +50,15 @@ enum Step {
     Wrong(Difference),
 }
 
+/// What the page's LSN can have been before the record.
+#[derive(Clone, Copy)]
+struct Before {
+    /// As redo has it.
+    ours: Lsn,
+    /// Or that of a hint that was logged without an image.
+    hinted: Option<Lsn>,
+}
+
 impl Verifier {
     /// For WAL of `version`, from a cluster with or without data checksums and, where its WAL begins,
     /// `wal_log_hints`.
@@ -54,6 +67,8 @@ impl Verifier {
             report: Report::new(version),
             pages: HashMap::new(),
             born: HashSet::new(),
+            hinted: HashMap::new(),
+            early_clears: EarlyClears::default(),
             hint_bits_logged: has_checksums || wal_log_hints,
             has_checksums,
             encoded: Vec::new(),
@@ -114,8 +129,19 @@ impl Verifier {
         &self.report
     }
 
-    /// What was found.
-    pub fn into_report(self) -> Report {
+    /// What was found, with what is still missing when the WAL ends.
+    pub fn into_report(mut self) -> Report {
+        for (tag, lsn) in self.early_clears.outstanding() {
+            self.report.mismatch(Mismatch {
+                kind: "visibility map".to_owned(),
+                lsn,
+                tag: Some(tag),
+                block_id: 0,
+                what: Difference::Failed(
+                    "no record clears the bits that the image lacks".to_owned(),
+                ),
+            });
+        }
         self.report
     }
 
@@ -131,7 +157,10 @@ impl Verifier {
             }
             return Step::BaseUnknown;
         };
-        let before = lsn_of(&page);
+        let before = Before {
+            ours: lsn_of(&page),
+            hinted: self.hinted.remove(&block.tag),
+        };
         let outcome = self.replay(record, block, &mut page);
         let step = match (outcome, &logged) {
             (Err(reason), _) => Step::Wrong(Difference::Failed(reason)),
@@ -140,10 +169,15 @@ impl Verifier {
                 let reason = "redo passed the page over, as if its relation were dropped later";
                 Step::Wrong(Difference::Failed(reason.to_owned()))
             }
-            (Ok(Outcome::Applied), Some(image)) => compared(record, block, image, before, &page),
+            (Ok(Outcome::Applied), Some(image)) => {
+                self.compared(record, block, image, before, &page)
+            }
             (Ok(_), None) if is_begun && !block.will_init => Step::ImageOnly,
             (Ok(_), None) => Step::NoImage,
         };
+        if (record.manager, record.operation()) == (ResourceManager::XLOG, FPI_FOR_HINT) {
+            self.hinted.insert(block.tag, record.end);
+        }
         match (&step, logged) {
             (Step::Wrong(_), Some(image)) => {
                 // What follows is judged from the right page.
@@ -157,6 +191,50 @@ impl Verifier {
             }
         }
         step
+    }
+
+    /// Whether what redo made of a page is what the image shows.
+    fn compared(
+        &mut self,
+        record: &Record<'_>,
+        block: &BlockReference<'_>,
+        image: &Image<'_>,
+        before: Before,
+        ours: &Page,
+    ) -> Step {
+        let mut logged = Box::new([0; PAGE_BYTES]);
+        if let Err(error) = image.restore(&mut logged) {
+            return Step::Wrong(Difference::Failed(error.to_string()));
+        }
+        let mut ours = Box::new(*ours);
+        if block.tag.fork == Fork::VisibilityMap
+            && (self.early_clears).take(block.tag, record.start, &mut ours, &logged)
+        {
+            let reason =
+                "bits that an image before this one lacks are set, and no record cleared them";
+            return Step::Wrong(Difference::Failed(reason.to_owned()));
+        }
+        let (hole_at, hole_bytes) = image.hole();
+        let hole = usize::from(hole_at)..usize::from(hole_at) + usize::from(hole_bytes);
+        let rules = Rules {
+            manager: record.manager,
+            fork: block.tag.fork,
+            end: record.end,
+        };
+        if let Some(at) = rules.first_difference(hole, &ours, &logged) {
+            return Step::Wrong(Difference::Page { at, ours, logged });
+        }
+        let logged_before = lsn_of(&logged);
+        if !block.will_init
+            && before.hinted != Some(logged_before)
+            && !rules.is_same_before(before.ours, logged_before)
+        {
+            return Step::Wrong(Difference::Before {
+                ours: before.ours,
+                logged: logged_before,
+            });
+        }
+        Step::Compared
     }
 
     /// Redo by way of the stored bytes of the delta, which thereby are shown to suffice.
@@ -182,8 +260,14 @@ impl Verifier {
     /// map's page is compared with that.
     fn clear_visibility(&mut self, record: &Record<'_>) -> Result<(), RedoError> {
         let pages = &mut self.pages;
+        let early_clears = &mut self.early_clears;
         let mut failed = None;
         cleared_by(record, |tag, implied| {
+            if let Implied::VisibilityClear(first, second) = implied {
+                for bits in [Some(first), second].into_iter().flatten() {
+                    early_clears.clear(tag, bits.byte, bits.mask);
+                }
+            }
             // A map that is not known is taken from the next image; one that was never written has no bits.
             if let Some(page) = pages.get_mut(&tag)
                 && let Err(failure) = redo(&Delta::Implied(implied), page)
@@ -203,6 +287,7 @@ impl Verifier {
             }
             (ResourceManager::STORAGE, CREATE) => {
                 if let Some(relation) = relation_at(record.main, 0) {
+                    self.early_clears.forget(|tag| tag.relation == relation);
                     self.pages.retain(|tag, _| tag.relation != relation);
                     self.born.insert(relation);
                 }
@@ -212,6 +297,7 @@ impl Verifier {
                 if let ((Some(blocks), Some(flags)), Some(relation)) =
                     (fields, relation_at(record.main, 4))
                 {
+                    self.early_clears.forget(|tag| tag.relation == relation);
                     self.truncate(relation, blocks, flags);
                 }
             }
@@ -246,41 +332,6 @@ impl Verifier {
     }
 }
 
-fn compared(
-    record: &Record<'_>,
-    block: &BlockReference<'_>,
-    image: &Image<'_>,
-    before: Lsn,
-    ours: &Page,
-) -> Step {
-    let mut logged = Box::new([0; PAGE_BYTES]);
-    if let Err(error) = image.restore(&mut logged) {
-        return Step::Wrong(Difference::Failed(error.to_string()));
-    }
-    let (hole_at, hole_bytes) = image.hole();
-    let hole = usize::from(hole_at)..usize::from(hole_at) + usize::from(hole_bytes);
-    let rules = Rules {
-        manager: record.manager,
-        fork: block.tag.fork,
-        end: record.end,
-    };
-    if let Some(at) = rules.first_difference(hole, ours, &logged) {
-        return Step::Wrong(Difference::Page {
-            at,
-            ours: Box::new(*ours),
-            logged,
-        });
-    }
-    let logged_before = lsn_of(&logged);
-    if !block.will_init && !rules.is_same_before(before, logged_before) {
-        return Step::Wrong(Difference::Before {
-            ours: before,
-            logged: logged_before,
-        });
-    }
-    Step::Compared
-}
-
 /// The page of an image that is only for comparison, as it was after the record; `None` if it does not restore.
 fn restored(image: &Image<'_>, end: Lsn) -> Option<Box<Page>> {
     let mut page = Box::new([0; PAGE_BYTES]);
@@ -303,6 +354,7 @@ fn relation_at(main: &[u8], at: usize) -> Option<Relation> {
 }
 
 const PARAMETER_CHANGE: u8 = 0x60;
+const FPI_FOR_HINT: u8 = 0xa0;
 const CREATE: u8 = 0x10;
 const TRUNCATE: u8 = 0x20;
 const TRUNCATE_MAIN: u32 = 1;
