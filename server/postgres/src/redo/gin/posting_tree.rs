@@ -6,12 +6,12 @@ use engine::types::PAGE_BYTES;
 
 use super::super::RedoError;
 use super::super::fields::Fields;
+use super::super::index_records::{ITEM_POINTER_BYTES, item_pointer};
 use super::posting_list::{decode, encode, list_bytes, merge, plain};
 use super::{
     COMPRESSED, DATA, LEAF, SPECIAL_BYTES, change_flags, count, flags, init_page, set_count,
 };
 use crate::page::{PAGE_HEADER_BYTES, PageMut};
-use crate::redo::index_records::{ITEM_POINTER_BYTES, item_pointer};
 
 /// Makes the root of a new posting tree, a leaf.
 pub(super) fn create(page: &mut PageMut<'_>, main: &mut Fields<'_>) -> Result<(), RedoError> {
