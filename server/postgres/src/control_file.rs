@@ -9,7 +9,7 @@ use std::fmt;
 use engine::types::{Lsn, PAGE_BYTES};
 
 use crate::bytes_at::{array_at, u32_at, u64_at};
-use crate::value::CheckpointState;
+use crate::value::{CheckpointState, ClusterParameters};
 
 /// Bytes of the file; also of its value in the engine.
 pub const CONTROL_FILE_BYTES: usize = 8192;
@@ -72,6 +72,8 @@ pub struct ControlFile {
     pub wal_level: u32,
     /// Whether hint bits are logged even without checksums.
     pub wal_log_hints: bool,
+    /// These two and the other settings that a standby has to know.
+    pub parameters: ClusterParameters,
     /// Bytes of a WAL segment file: a power of two from 1 MiB to 1 GiB.
     pub wal_segment_bytes: u32,
     /// 0 if pages carry no checksums.
@@ -183,6 +185,16 @@ impl ControlFile {
             min_recovery_lsn: Lsn(long(MIN_RECOVERY_LSN_AT)),
             wal_level: word(WAL_LEVEL_AT),
             wal_log_hints: flag(WAL_LOG_HINTS_AT),
+            parameters: ClusterParameters {
+                max_connections: word(MAX_CONNECTIONS_AT),
+                max_worker_processes: word(MAX_CONNECTIONS_AT + 4),
+                max_wal_senders: word(MAX_CONNECTIONS_AT + 8),
+                max_prepared_transactions: word(MAX_CONNECTIONS_AT + 12),
+                max_locks_per_transaction: word(MAX_CONNECTIONS_AT + 16),
+                wal_level: word(WAL_LEVEL_AT),
+                wal_log_hints: flag(WAL_LOG_HINTS_AT),
+                track_commit_timestamp: flag(TRACK_COMMIT_TIMESTAMP_AT),
+            },
             wal_segment_bytes,
             data_checksum_version,
         })
@@ -261,6 +273,8 @@ const CHECKPOINT_AT: usize = 40;
 const MIN_RECOVERY_LSN_AT: usize = 136;
 const WAL_LEVEL_AT: usize = 172;
 const WAL_LOG_HINTS_AT: usize = 176;
+const MAX_CONNECTIONS_AT: usize = 180;
+const TRACK_COMMIT_TIMESTAMP_AT: usize = MAX_CONNECTIONS_AT + 20;
 const BLOCK_BYTES_AT: usize = 216;
 const SEGMENT_BLOCKS_AT: usize = 220;
 const WAL_BLOCK_BYTES_AT: usize = 224;

@@ -19,6 +19,13 @@
 //! |   10 | plain file            | hash of the path (8)                                                | [`PlainFile`] |
 //! |   11 | chunk of a plain file | hash of the path (8), chunk (4)                                     | a chunk |
 //! |   12 | backup facts          |                                                                     | [`BackupFacts`] |
+//! |   13 | former blocks of a fork | database (4), tablespace (4), relation (4), fork (1)              | [`FormerBlocks`] |
+//! |   14 | beginning of a database | database (4), tablespace (4)                                      | [`DatabaseBeginning`] |
+//! |   15 | parameters of the cluster |                                                                 | [`ClusterParameters`] |
+//! |   16 | replication origin    | its number (2)                                                      | [`ReplicationOrigin`] |
+//!
+//! An empty value says that what the key names is no longer there. (Of a two-phase file that is chunk 0, whatever
+//! the others are: no such file is empty.)
 //!
 //! Relations are named by what their files are called (relfilenode), shared ones live in tablespace 1664 and database
 //! 0, and the default tablespace is 1663, as in Postgres's own WAL. Kinds 1 to 3 begin with the database, so the sizes
@@ -35,6 +42,10 @@
 //! [`CheckpointState`]: crate::value::CheckpointState
 //! [`PlainFile`]: crate::value::PlainFile
 //! [`BackupFacts`]: crate::value::BackupFacts
+//! [`FormerBlocks`]: crate::value::FormerBlocks
+//! [`DatabaseBeginning`]: crate::value::DatabaseBeginning
+//! [`ClusterParameters`]: crate::value::ClusterParameters
+//! [`ReplicationOrigin`]: crate::value::ReplicationOrigin
 
 use std::fmt;
 
@@ -270,6 +281,27 @@ pub enum PostgresKey {
     },
     /// What the backup said of itself.
     BackupFacts,
+    /// How many blocks a fork once had that was truncated and may grow again.
+    FormerBlocks {
+        /// The relation.
+        relation: Relation,
+        /// Its fork.
+        fork: Fork,
+    },
+    /// When a database's directory was made, and of what.
+    DatabaseBeginning {
+        /// Database oid.
+        database: u32,
+        /// Tablespace oid.
+        tablespace: u32,
+    },
+    /// Settings of the primary that a standby has to know.
+    ClusterParameters,
+    /// How far a subscription has come.
+    ReplicationOrigin {
+        /// Its number.
+        origin: u16,
+    },
 }
 
 impl PostgresKey {
@@ -289,7 +321,8 @@ impl PostgresKey {
                 writer.put(&[fork.number()]);
                 writer.u32(block);
             }
-            PostgresKey::RelationSize { relation, fork } => {
+            PostgresKey::RelationSize { relation, fork }
+            | PostgresKey::FormerBlocks { relation, fork } => {
                 writer.u32(relation.database);
                 writer.u32(relation.tablespace);
                 writer.u32(relation.number);
@@ -300,6 +333,10 @@ impl PostgresKey {
                 tablespace,
             }
             | PostgresKey::DatabaseDirectory {
+                database,
+                tablespace,
+            }
+            | PostgresKey::DatabaseBeginning {
                 database,
                 tablespace,
             } => {
@@ -329,7 +366,11 @@ impl PostgresKey {
                 writer.u64(path_hash);
                 writer.u32(chunk);
             }
-            PostgresKey::ControlFile | PostgresKey::CheckpointState | PostgresKey::BackupFacts => {}
+            PostgresKey::ReplicationOrigin { origin } => writer.put(&origin.to_be_bytes()),
+            PostgresKey::ControlFile
+            | PostgresKey::CheckpointState
+            | PostgresKey::BackupFacts
+            | PostgresKey::ClusterParameters => {}
         }
         Key(writer.bytes)
     }
@@ -352,18 +393,10 @@ impl PostgresKey {
                 fork: reader.fork()?,
                 block: reader.u32()?,
             },
-            1 => {
-                let database = reader.u32()?;
-                let tablespace = reader.u32()?;
-                PostgresKey::RelationSize {
-                    relation: Relation {
-                        tablespace,
-                        database,
-                        number: reader.u32()?,
-                    },
-                    fork: reader.fork()?,
-                }
-            }
+            1 => PostgresKey::RelationSize {
+                relation: reader.relation_by_database()?,
+                fork: reader.fork()?,
+            },
             2 => PostgresKey::RelationMap {
                 database: reader.u32()?,
                 tablespace: reader.u32()?,
@@ -398,6 +431,18 @@ impl PostgresKey {
                 chunk: reader.u32()?,
             },
             12 => PostgresKey::BackupFacts,
+            13 => PostgresKey::FormerBlocks {
+                relation: reader.relation_by_database()?,
+                fork: reader.fork()?,
+            },
+            14 => PostgresKey::DatabaseBeginning {
+                database: reader.u32()?,
+                tablespace: reader.u32()?,
+            },
+            15 => PostgresKey::ClusterParameters,
+            16 => PostgresKey::ReplicationOrigin {
+                origin: reader.take().map(u16::from_be_bytes)?,
+            },
             _ => return None,
         };
         let padding = key.0.get(reader.at..)?;
@@ -466,6 +511,10 @@ impl PostgresKey {
             PostgresKey::PlainFile { .. } => 10,
             PostgresKey::PlainFileChunk { .. } => 11,
             PostgresKey::BackupFacts => 12,
+            PostgresKey::FormerBlocks { .. } => 13,
+            PostgresKey::DatabaseBeginning { .. } => 14,
+            PostgresKey::ClusterParameters => 15,
+            PostgresKey::ReplicationOrigin { .. } => 16,
         }
     }
 }
@@ -518,6 +567,17 @@ impl FieldReader<'_> {
 
     fn u64(&mut self) -> Option<u64> {
         self.take().map(u64::from_be_bytes)
+    }
+
+    /// A relation as the keys of sizes have it, database first.
+    fn relation_by_database(&mut self) -> Option<Relation> {
+        let database = self.u32()?;
+        let tablespace = self.u32()?;
+        Some(Relation {
+            tablespace,
+            database,
+            number: self.u32()?,
+        })
     }
 
     fn fork(&mut self) -> Option<Fork> {

@@ -53,6 +53,10 @@ impl KeySpace for PostgresKeySpace {
                 relation: Relation { database, .. },
                 ..
             })
+            | Some(PostgresKey::FormerBlocks {
+                relation: Relation { database, .. },
+                ..
+            })
             | Some(PostgresKey::RelationMap { database, .. }) => hash_words([1, database]),
             Some(PostgresKey::SlruPage { slru, segment, .. }) => {
                 let stripe = segment / STRIPE_SLRU_SEGMENTS;

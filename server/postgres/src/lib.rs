@@ -7,6 +7,7 @@
 //! - [`control_file`], [`data_files`]: `pg_control`, and what each path of a data directory is;
 //! - [`wal`]: the WAL stream cut into records, and whether a stretch of it changes anything;
 //! - [`redo`]: one logged change onto one page;
+//! - [`touch`]: every key of which a record makes a new version;
 //! - [`verify`]: redo proved against the pages that Postgres logged;
 //! - [`replication`]: connection and base backup of a running cluster;
 //! - [`import`]: running cluster, stopped data directory or backup tar, each as the same stream of versions;
@@ -22,6 +23,7 @@ pub mod local_cluster;
 pub mod page;
 pub mod redo;
 pub mod replication;
+pub mod touch;
 pub mod value;
 pub mod verify;
 pub mod wal;

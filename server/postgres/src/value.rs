@@ -4,13 +4,17 @@
 //!
 //! | value               | bytes behind the version |
 //! |---------------------|--------------------------|
-//! | [`RelationSize`]    | blocks u32, LSN of the last create, drop or truncate u64 |
+//! | [`RelationSize`]    | blocks u32, LSN of the last create, or truncation to nothing u64 |
 //! | [`DatabaseDirectory`] | flags u8: bit 0, it is the database's own tablespace (there the directory has `PG_VERSION` and a relation map) |
 //! | [`Tablespace`]      | path of its directory, UTF-8, to the end |
 //! | [`SlruSegment`]     | pages u32 |
 //! | [`CheckpointState`] | fields in the order of the struct, see there |
 //! | [`PlainFile`]       | length u64, mode u32, path UTF-8 to the end |
 //! | [`BackupFacts`]     | fields in the order of the struct, see there |
+//! | [`FormerBlocks`]    | blocks u32 |
+//! | [`DatabaseBeginning`] | LSN u64, whether it is a copy u8, database and tablespace of the original u32 each |
+//! | [`ClusterParameters`] | fields in the order of the struct, see there |
+//! | [`ReplicationOrigin`] | remote LSN u64, local LSN u64 |
 
 use engine::types::Lsn;
 
@@ -42,8 +46,9 @@ const VERSION: u8 = 1;
 pub struct RelationSize {
     /// Blocks of 8 KiB.
     pub blocks: u32,
-    /// Pages with versions below this LSN belong to a former life of the fork (dropped, truncated) and are not
-    /// shown. Invalid (0) if nothing of the kind happened since the import.
+    /// Pages with versions below this LSN belong to a former life of the fork (dropped, truncated to nothing) and
+    /// are not shown. Invalid (0) if nothing of the kind happened since the import. A truncation that leaves blocks
+    /// does not change it, see [`FormerBlocks`].
     pub generation: Lsn,
 }
 
@@ -133,6 +138,151 @@ pub struct BackupFacts {
     pub wal_segment_bytes: u32,
     /// Version of data checksums, 0 if the cluster has none.
     pub data_checksum_version: u32,
+}
+
+/// How many blocks a fork had before it was truncated, within its generation. When it grows again, blocks below
+/// this are written as zeros, so that none of them shows what it held before. 0: none are left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FormerBlocks {
+    /// Blocks of 8 KiB.
+    pub blocks: u32,
+}
+
+/// When a database's directory was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DatabaseBeginning {
+    /// What has versions below this LSN belongs to a database of the same oid that was dropped, and is not shown.
+    pub generation: Lsn,
+    /// Database and tablespace whose files, as they were at `generation`, it began with: what has no version of its
+    /// own (a block, a size, the relation map) is that of the original.
+    pub copied_from: Option<(u32, u32)>,
+}
+
+/// Settings of the primary that a standby has to know, as `pg_control` has them. Stored in this order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ClusterParameters {
+    /// `max_connections`.
+    pub max_connections: u32,
+    /// `max_worker_processes`.
+    pub max_worker_processes: u32,
+    /// `max_wal_senders`.
+    pub max_wal_senders: u32,
+    /// `max_prepared_transactions`.
+    pub max_prepared_transactions: u32,
+    /// `max_locks_per_transaction`.
+    pub max_locks_per_transaction: u32,
+    /// `wal_level`: 0 minimal, 1 replica, 2 logical.
+    pub wal_level: u32,
+    /// Whether hint bits are logged even without checksums.
+    pub wal_log_hints: bool,
+    /// Whether commit timestamps are kept.
+    pub track_commit_timestamp: bool,
+}
+
+/// How far a subscription has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ReplicationOrigin {
+    /// In the publisher's WAL.
+    pub remote_lsn: Lsn,
+    /// In this cluster's.
+    pub local_lsn: Lsn,
+}
+
+impl FormerBlocks {
+    /// The stored bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        Writer::new().u32(self.blocks).0
+    }
+
+    /// From the stored bytes.
+    /// # Errors
+    /// Another version or length.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
+        decode("former blocks", bytes, |r| {
+            Some(FormerBlocks { blocks: r.u32()? })
+        })
+    }
+}
+
+impl DatabaseBeginning {
+    /// The stored bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let (database, tablespace) = self.copied_from.unwrap_or((0, 0));
+        Writer::new()
+            .u64(self.generation.0)
+            .u8(u8::from(self.copied_from.is_some()))
+            .u32(database)
+            .u32(tablespace)
+            .0
+    }
+
+    /// From the stored bytes.
+    /// # Errors
+    /// Another version or length, or an unknown flag.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
+        decode("beginning of a database", bytes, |r| {
+            let generation = Lsn(r.u64()?);
+            let is_copy = r.flag()?;
+            let source = (r.u32()?, r.u32()?);
+            Some(DatabaseBeginning {
+                generation,
+                copied_from: is_copy.then_some(source),
+            })
+        })
+    }
+}
+
+impl ClusterParameters {
+    /// The stored bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        Writer::new()
+            .u32(self.max_connections)
+            .u32(self.max_worker_processes)
+            .u32(self.max_wal_senders)
+            .u32(self.max_prepared_transactions)
+            .u32(self.max_locks_per_transaction)
+            .u32(self.wal_level)
+            .u8(u8::from(self.wal_log_hints))
+            .u8(u8::from(self.track_commit_timestamp))
+            .0
+    }
+
+    /// From the stored bytes.
+    /// # Errors
+    /// Another version or length, or an unknown flag.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
+        decode("parameters of the cluster", bytes, |r| {
+            Some(ClusterParameters {
+                max_connections: r.u32()?,
+                max_worker_processes: r.u32()?,
+                max_wal_senders: r.u32()?,
+                max_prepared_transactions: r.u32()?,
+                max_locks_per_transaction: r.u32()?,
+                wal_level: r.u32()?,
+                wal_log_hints: r.flag()?,
+                track_commit_timestamp: r.flag()?,
+            })
+        })
+    }
+}
+
+impl ReplicationOrigin {
+    /// The stored bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        Writer::new().u64(self.remote_lsn.0).u64(self.local_lsn.0).0
+    }
+
+    /// From the stored bytes.
+    /// # Errors
+    /// Another version or length.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
+        decode("replication origin", bytes, |r| {
+            Some(ReplicationOrigin {
+                remote_lsn: Lsn(r.u64()?),
+                local_lsn: Lsn(r.u64()?),
+            })
+        })
+    }
 }
 
 impl RelationSize {
@@ -383,6 +533,14 @@ impl Reader<'_> {
 
     fn u64(&mut self) -> Option<u64> {
         self.take().map(u64::from_le_bytes)
+    }
+
+    fn flag(&mut self) -> Option<bool> {
+        match self.u8()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
     }
 
     fn rest_text(&mut self) -> Option<String> {

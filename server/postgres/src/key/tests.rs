@@ -53,6 +53,16 @@ pub(crate) fn samples() -> Vec<PostgresKey> {
             chunk: 2,
         },
         PostgresKey::BackupFacts,
+        PostgresKey::FormerBlocks {
+            relation,
+            fork: Fork::FreeSpaceMap,
+        },
+        PostgresKey::DatabaseBeginning {
+            database,
+            tablespace,
+        },
+        PostgresKey::ClusterParameters,
+        PostgresKey::ReplicationOrigin { origin: 0x0102 },
     ]
 }
 
@@ -91,7 +101,7 @@ fn foreign_keys_are_refused() {
         padded.0[KEY_BYTES - 1] = 1;
         assert_eq!(PostgresKey::decode(&padded), None, "{key:?}");
     }
-    for first in 13..=255 {
+    for first in 17..=255 {
         let mut unknown = Key::MIN;
         unknown.0[0] = first;
         assert_eq!(PostgresKey::decode(&unknown), None);

@@ -37,6 +37,7 @@ mod testing;
 
 pub use delta::{Delta, DeltaError, DeltaScratch, PageChange};
 pub use error::{RedoError, RedoFailure};
+pub(crate) use fields::Fields;
 pub use implied::{
     CLOG_TRANSACTIONS_PER_PAGE, COMMIT_TIMESTAMPS_PER_PAGE, FSM_LEAVES, Implied, MAP_BYTES,
     MULTIXACT_MEMBERS_PER_PAGE, MULTIXACT_OFFSETS_PER_PAGE, MapBits,
@@ -184,7 +185,12 @@ pub fn redo(delta: &Delta<'_>, page: &mut [u8; PAGE_BYTES]) -> Result<Outcome, R
 }
 
 fn redo_change(change: &Change<'_>, page: &mut PageMut<'_>) -> Result<Outcome, RedoError> {
-    if !change.will_init {
+    if change.will_init {
+        if change.tag.fork == Fork::VisibilityMap {
+            // No record makes a map's page anew: it is the first of its block since the map was cut off.
+            page.bytes_mut().fill(0);
+        }
+    } else {
         if page.lsn() >= change.end {
             return Ok(Outcome::PageAhead);
         }

@@ -37,6 +37,33 @@ fn facts() -> BackupFacts {
     }
 }
 
+fn beginning(copied_from: Option<(u32, u32)>) -> DatabaseBeginning {
+    DatabaseBeginning {
+        generation: Lsn(0x0102_0304_0506_0708),
+        copied_from,
+    }
+}
+
+fn parameters() -> ClusterParameters {
+    ClusterParameters {
+        max_connections: 1,
+        max_worker_processes: 2,
+        max_wal_senders: 3,
+        max_prepared_transactions: 4,
+        max_locks_per_transaction: 5,
+        wal_level: 6,
+        wal_log_hints: true,
+        track_commit_timestamp: false,
+    }
+}
+
+fn origin() -> ReplicationOrigin {
+    ReplicationOrigin {
+        remote_lsn: Lsn(7),
+        local_lsn: Lsn(8),
+    }
+}
+
 fn encoded() -> Vec<(&'static str, Vec<u8>)> {
     let size = RelationSize {
         blocks: 0x0102_0304,
@@ -59,6 +86,16 @@ fn encoded() -> Vec<(&'static str, Vec<u8>)> {
         ("checkpoint_state", checkpoint().encode()),
         ("plain_file", file.encode()),
         ("backup_facts", facts().encode()),
+        (
+            "former_blocks",
+            FormerBlocks {
+                blocks: 0x0102_0304,
+            }
+            .encode(),
+        ),
+        ("database_beginning", beginning(Some((3, 4))).encode()),
+        ("cluster_parameters", parameters().encode()),
+        ("replication_origin", origin().encode()),
     ]
 }
 
@@ -94,6 +131,17 @@ fn values_decode_to_what_was_encoded() {
         path: "ä".to_owned(),
     };
     assert_eq!(PlainFile::decode(&file.encode()), Ok(file));
+    let former = FormerBlocks { blocks: 9 };
+    assert_eq!(FormerBlocks::decode(&former.encode()), Ok(former));
+    for copied_from in [None, Some((3, 4))] {
+        let beginning = beginning(copied_from);
+        let decoded = DatabaseBeginning::decode(&beginning.encode());
+        assert_eq!(decoded, Ok(beginning));
+    }
+    let decoded = ClusterParameters::decode(&parameters().encode());
+    assert_eq!(decoded, Ok(parameters()));
+    let decoded = ReplicationOrigin::decode(&origin().encode());
+    assert_eq!(decoded, Ok(origin()));
 }
 
 #[test]
