@@ -168,10 +168,10 @@ pub fn redo(delta: &Delta<'_>, page: &mut [u8; PAGE_BYTES]) -> Result<Outcome, R
                     image
                         .restore(page.bytes_mut())
                         .map_err(|error| failure(error.into()))?;
+                    after_image(change, &mut page).map_err(failure)?;
                     if !page.is_new() {
                         page.set_lsn(change.end);
                     }
-                    after_image(change, &mut page).map_err(failure)?;
                     Ok(Outcome::Applied)
                 }
                 None => redo_change(change, &mut page).map_err(failure),

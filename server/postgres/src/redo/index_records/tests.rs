@@ -5,8 +5,8 @@ use engine::types::{Lsn, PAGE_BYTES};
 use super::*;
 use crate::key::{BlockTag, Fork, Relation};
 use crate::page::PageMut;
-use crate::redo::{Delta, PageChange, redo};
-use crate::wal::ResourceManager;
+use crate::redo::{Delta, Outcome, PageChange, redo};
+use crate::wal::{Image, ResourceManager};
 
 pub(in crate::redo) fn tag(block: u32) -> BlockTag {
     BlockTag {
@@ -49,7 +49,7 @@ pub(in crate::redo) fn change<'a>(
 pub(in crate::redo) fn run(
     change: Change<'_>,
     page: &mut [u8; PAGE_BYTES],
-) -> Result<crate::redo::Outcome, RedoError> {
+) -> Result<Outcome, RedoError> {
     PageMut::new(page).set_lsn(Lsn(1));
     let delta = Delta::Record(PageChange {
         image: None,
@@ -119,6 +119,61 @@ fn the_offsets_of_a_gist_delete_begin_where_the_version_has_them() {
         let flags = page.special_space(16).expect("GiST")[12];
         assert_eq!(flags, 1 << 2, "tuples deleted, no garbage: {version:?}");
     }
+}
+
+/// Puts `image` in place of the page, then what the record does to it.
+fn restored(change: Change<'_>, image: &[u8; PAGE_BYTES]) -> Box<[u8; PAGE_BYTES]> {
+    const APPLY: u8 = 2;
+    let mut page = Box::new([0x55; PAGE_BYTES]);
+    let image = Some(Image::new(APPLY, 0, 0, image));
+    let delta = Delta::Record(PageChange { image, change });
+    assert_eq!(redo(&delta, &mut page), Ok(Outcome::Applied));
+    page
+}
+
+#[test]
+fn the_left_half_of_a_gist_split_is_finished_on_its_image_too() {
+    let mut image = gist_page();
+    image[PAGE_BYTES - 4] = 0x09; // a leaf, follow right
+    for (info, block_id) in [(0x00, 1), (0x30, 0)] {
+        let change = change(ResourceManager::GIST, info, block_id, &[], &[], &[]);
+        let mut page = restored(change, &image);
+        let page = PageMut::new(&mut page);
+        assert_eq!(page.lsn(), change.end);
+        let special = page.special_space(16).expect("GiST");
+        assert_eq!(
+            special[..8],
+            [2, 0, 0, 0, 0, 1, 0, 0],
+            "its number is the LSN"
+        );
+        assert_eq!(special[12], 1, "only a leaf any more");
+    }
+    // Other pages stay as their image is.
+    let update = change(ResourceManager::GIST, 0x00, 0, &[], &[], &[]);
+    assert_eq!(restored(update, &image)[8..], image[8..]);
+}
+
+#[test]
+fn the_buckets_of_a_split_get_their_state_on_their_images_too() {
+    let mut image = gist_page();
+    image[PAGE_BYTES - 4] = 0x02;
+    let bucket_9 = [9, 0, 0, 0, 0x22, 0, 0x12, 0, 0];
+    for (info, main, flags) in [
+        (0x40, &bucket_9[..], 0x22),
+        (0x60, &[0x42, 0, 0x02, 0], 0x42),
+    ] {
+        let old = change(ResourceManager::HASH, info, 0, main, &[], &[]);
+        let mut page = restored(old, &image);
+        assert_eq!(page[PAGE_BYTES - 4], flags, "{info:#04x}");
+        assert_eq!(PageMut::new(&mut page).lsn(), old.end);
+        assert_eq!(PageMut::new(&mut page).item_count(), 3);
+    }
+    // The new bucket begins empty.
+    let new = change(ResourceManager::HASH, 0x40, 1, &bucket_9, &[], &[]);
+    let mut page = restored(new, &image);
+    assert_eq!(page[PAGE_BYTES - 4], 0x12);
+    assert_eq!(PageMut::new(&mut page).lsn(), new.end);
+    assert_eq!(PageMut::new(&mut page).item_count(), 0);
 }
 
 /// Random records on random pages. A panic, an overflow or a page that is read past its end fails the test.
