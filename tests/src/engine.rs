@@ -72,6 +72,7 @@ pub struct StoreControl {
 #[derive(Default)]
 struct ControlState {
     away: AtomicBool,
+    panics: AtomicBool,
     delay_us: AtomicU64,
     reads: Mutex<Vec<(String, Range<u64>)>>,
     requests: AtomicU64,
@@ -84,6 +85,11 @@ impl StoreControl {
     /// Makes every request fail, or work again.
     pub fn set_away(&self, away: bool) {
         self.state.away.store(away, Ordering::SeqCst);
+    }
+
+    /// Makes the next request panic in its thread.
+    pub fn panic_at_next_request(&self) {
+        self.state.panics.store(true, Ordering::SeqCst);
     }
 
     /// Delays every request by this much.
@@ -120,6 +126,8 @@ impl StoreControl {
 
     async fn pass(&self, path: &str) -> Result<(), StoreError> {
         self.state.requests.fetch_add(1, Ordering::SeqCst);
+        let panics = self.state.panics.swap(false, Ordering::SeqCst);
+        assert!(!panics, "the test asked for it");
         if self.state.in_flight.fetch_add(1, Ordering::SeqCst) == 0 {
             self.state.rounds.fetch_add(1, Ordering::SeqCst);
         }

@@ -38,7 +38,7 @@ async fn bodies_are_read_in_ranges(name: &str, objects: &impl Objects) {
     for range in [699_999..700_001, 700_000..700_001, 800_000..800_010] {
         let beyond = read(objects, path, range.clone()).await;
         assert!(
-            matches!(beyond, Err(StoreError::ShortBody { .. })),
+            matches!(beyond, Err(StoreError::Truncated { .. })),
             "{name}: {range:?} reaches beyond the end: {:?}",
             beyond.map(|bytes| bytes.len())
         );
@@ -141,6 +141,13 @@ async fn listings_are_ordered_and_bounded_by_directory(name: &str, objects: &imp
                 "{name}: {object:?}"
             );
         }
+    }
+    for count_max in [0, 1, 3, 4, 100] {
+        let first = objects.list_first("contract/list/", count_max).await;
+        let first = first.unwrap_or_else(|error| panic!("{name}: list_first: {error}"));
+        let found: Vec<_> = first.iter().map(|object| object.path.as_str()).collect();
+        let expected = &in_list[..count_max.min(in_list.len())];
+        assert_eq!(found, expected, "{name}: the first {count_max}");
     }
     for path in paths {
         delete(name, objects, path).await;

@@ -31,6 +31,7 @@ mod layout;
 mod loader;
 mod ram_tier;
 mod shard_cache;
+mod slot_ref;
 mod slot_table;
 
 pub use config::{CacheConfig, SLOT_BYTES};
@@ -39,9 +40,8 @@ pub use extent_id::ExtentId;
 pub use layout::{CacheError, CacheLayout};
 pub use loader::{Deal, Loader};
 pub use ram_tier::{PageVersion, RamTier};
-pub use shard_cache::{CacheStats, FillTicket, ShardCache, SlotRead, SlotRef};
+pub use shard_cache::{CacheStats, ShardCache};
+pub use slot_ref::{FillTicket, SlotRead, SlotRef};
 
-#[cfg(test)]
-mod memory_disk;
 #[cfg(test)]
 mod tests;

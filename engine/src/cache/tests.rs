@@ -11,8 +11,8 @@ use futures_util::FutureExt;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
-use super::memory_disk::MemoryDisk;
 use super::*;
+use crate::io::memory_disk::MemoryDisk;
 use crate::types::{BranchId, Id, ObjectId, Partition, TenantId};
 
 const DIR: &str = "/cache";

@@ -4,7 +4,12 @@
     reason = "the futures stay on the thread that made them: nobody needs them to be Send"
 )]
 
+use std::pin::pin;
 use std::time::Duration;
+
+use futures_util::future::{Either, select};
+
+use crate::planted::{PlantedBug, planted};
 
 /// A moment on a monotonic clock: nanoseconds since the process (or the simulation) started.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -38,4 +43,21 @@ pub trait Clock: Clone + 'static {
 pub trait Spawner: Clone + 'static {
     /// Runs `task` in the background until it ends or the executor does.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
+}
+
+/// The output of `future`, or `None` after `wait`; the future is not dropped by a reference to it.
+pub(crate) async fn within<F: Future>(
+    clock: &impl Clock,
+    wait: Duration,
+    future: F,
+) -> Option<F::Output> {
+    let wait = if planted(PlantedBug::DeadlineForgotten) {
+        Duration::MAX
+    } else {
+        wait
+    };
+    match select(pin!(future), pin!(clock.sleep(wait))).await {
+        Either::Left((output, _)) => Some(output),
+        Either::Right(_) => None,
+    }
 }

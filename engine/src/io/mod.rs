@@ -12,8 +12,12 @@ pub mod disk;
 pub mod executor;
 pub mod glommio_clock;
 pub mod glommio_disk;
+#[cfg(test)]
+pub(crate) mod memory_disk;
 pub mod permits;
 pub mod raw_ring;
 pub mod store_thread;
+#[cfg(test)]
+pub(crate) mod test_runtime;
 pub mod tokio_clock;
 pub mod tokio_uring_disk;

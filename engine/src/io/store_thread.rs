@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
 use super::clock::Clock;
 use super::tokio_clock::{TokioClock, TokioSpawner};
 use super::tokio_uring_disk::TokioUringDisk;
-use crate::store::client::{StoreClient, queues};
+use crate::store::client::{StoreClient, StoreQueues, queues};
 use crate::store::config::StoreConfig;
 use crate::store::objects::{Objects, StoreError};
 use crate::store::worker::{self, WorkerParts};
@@ -30,6 +31,9 @@ pub enum StoreThreadError {
 
 /// The running store threads. Dropping it makes them drop what they are doing, without waiting for that;
 /// [`StoreThreads::shutdown`] is the orderly end.
+///
+/// A task that panics ends its thread: the place it held and what it had promised to others are lost, and nobody can
+/// tell what it left undone. [`StoreClient::has_lost_thread`] tells of it, as the engine does of a core.
 #[derive(Debug)]
 pub struct StoreThreads {
     client: StoreClient,
@@ -67,22 +71,25 @@ impl StoreThreads {
                 ended_sender.clone(),
             );
             let random = ChaCha8Rng::seed_from_u64(seed.wrapping_add(index as u64));
+            let lost = LostThread(client.clone(), queues.clone());
             let body = move || {
+                let lost = lost;
                 run_thread(
                     &ready,
                     || (*connect)(),
                     stopped,
-                    |objects| {
+                    |objects, spawner| {
                         let parts = WorkerParts {
                             objects,
                             clock,
-                            spawner: TokioSpawner,
+                            spawner,
                             disk: TokioUringDisk,
                             random,
                         };
                         worker::run(queues, parts, config)
                     },
                 );
+                drop(lost);
                 // Nobody may be waiting for the end.
                 let _unheard = ended.try_send(());
             };
@@ -138,7 +145,7 @@ fn run_thread<O, F: Future<Output = ()>>(
     ready: &std::sync::mpsc::SyncSender<Result<(), StoreThreadError>>,
     connect: impl FnOnce() -> Result<O, StoreError>,
     stopped: async_channel::Receiver<()>,
-    work: impl FnOnce(O) -> F,
+    work: impl FnOnce(O, TokioSpawner) -> F,
 ) {
     let mut ring = tokio_uring::uring_builder();
     // Only this thread submits, and completions need no interrupt of it: it comes by often enough.
@@ -155,10 +162,27 @@ fn run_thread<O, F: Future<Output = ()>>(
             Err(error) => return drop(ready.try_send(Err(error.into()))),
         };
         drop(ready.try_send(Ok(())));
-        let work = std::pin::pin!(work(objects));
+        let (spawner, panicked) = TokioSpawner::new();
+        let work = std::pin::pin!(work(objects, spawner));
         let stop = std::pin::pin!(stopped.recv());
-        futures_util::future::select(work, stop).await;
+        let panicked = std::pin::pin!(panicked.recv());
+        // A task's panic goes on here and takes the thread down. A channel that is closed is the work's end.
+        if let Either::Right((Ok(message), _)) = select(select(work, stop), panicked).await {
+            panic!("a task of this store thread panicked: {message}");
+        }
     });
+}
+
+/// Tells of a thread that ends by a panic, and those who wait in the queues with it: nobody may be left to serve them.
+struct LostThread(StoreClient, StoreQueues);
+
+impl Drop for LostThread {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.note_lost_thread();
+            self.1.discard();
+        }
+    }
 }
 
 /// Fills under way are bounded far below this by the buffers they need.

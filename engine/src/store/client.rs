@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use async_channel::{Receiver, Sender, TrySendError};
@@ -28,6 +29,7 @@ pub struct StoreClient {
     ahead: Sender<Job>,
     background: Sender<Job>,
     stats: Arc<StoreStats>,
+    lost_thread: Arc<AtomicBool>,
 }
 
 /// The other end of the queues, taken by `worker::run`. Cloned for each store thread: all of them serve the same
@@ -38,6 +40,16 @@ pub struct StoreQueues {
     pub(super) ahead: Receiver<Job>,
     pub(super) background: Receiver<Job>,
     pub(super) stats: Arc<StoreStats>,
+}
+
+impl StoreQueues {
+    /// Closes the queues and drops what waits in them: who asked hears that the store threads stopped.
+    pub(crate) fn discard(&self) {
+        for queue in [&self.demand, &self.ahead, &self.background] {
+            queue.close();
+            while queue.try_recv().is_ok() {}
+        }
+    }
 }
 
 /// Why a fetch was not queued at once.
@@ -61,6 +73,7 @@ pub fn queues(config: &StoreConfig) -> (StoreClient, StoreQueues) {
             ahead,
             background,
             stats: Arc::clone(&stats),
+            lost_thread: Arc::default(),
         },
         StoreQueues {
             demand: demand_queue,
@@ -131,6 +144,17 @@ impl StoreClient {
         self.demand.close();
         self.ahead.close();
         self.background.close();
+    }
+
+    /// Whether a store thread has ended by a panic. What it was doing is lost, and what it had in hand is never answered:
+    /// the process is better ended than kept.
+    pub fn has_lost_thread(&self) -> bool {
+        self.lost_thread.load(Ordering::Acquire)
+    }
+
+    /// Remembers that a store thread panicked.
+    pub(crate) fn note_lost_thread(&self) {
+        self.lost_thread.store(true, Ordering::Release);
     }
 
     async fn queue_fetch(&self, request: FetchRequest) -> Result<(), StoreError> {
@@ -205,6 +229,21 @@ impl Objects for StoreClient {
         let job = Job::List {
             prefix: prefix.clone(),
             after: after.map(str::to_owned),
+            reply,
+        };
+        ask(&self.background, prefix, job, answer).await
+    }
+
+    async fn list_first(
+        &self,
+        prefix: &str,
+        count_max: usize,
+    ) -> Result<Vec<ListedObject>, StoreError> {
+        let (reply, answer) = async_channel::bounded(1);
+        let prefix = prefix.to_owned();
+        let job = Job::ListFirst {
+            prefix: prefix.clone(),
+            count_max,
             reply,
         };
         ask(&self.background, prefix, job, answer).await

@@ -344,6 +344,15 @@ impl<O: Objects, C: Clock> Objects for Faulty<O, C> {
         self.objects.list(prefix, after).await
     }
 
+    async fn list_first(
+        &self,
+        prefix: &str,
+        count_max: usize,
+    ) -> Result<Vec<ListedObject>, StoreError> {
+        self.arrive_plain(prefix).await?;
+        self.objects.list_first(prefix, count_max).await
+    }
+
     async fn delete(&self, path: &str) -> Result<(), StoreError> {
         self.arrive_plain(path).await?;
         self.objects.delete(path).await

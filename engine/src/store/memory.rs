@@ -64,10 +64,10 @@ impl Objects for MemoryObjects {
         let whole = self.find(path)?;
         let have_bytes = whole.len() as u64;
         if range.end > have_bytes {
-            return Err(StoreError::ShortBody {
+            return Err(StoreError::Truncated {
                 path: path.to_owned(),
-                want_bytes: range.end - range.start,
-                got_bytes: have_bytes.saturating_sub(range.start),
+                want_end: range.end,
+                object_bytes_max: have_bytes,
             });
         }
         let at = |position: u64| {

@@ -14,8 +14,8 @@ use futures_util::{Stream, StreamExt};
 use rand_core::RngCore;
 
 use super::objects::{Objects, StoreError};
-use super::reliable::{Attempts, Opened, Reliable, within};
-use crate::io::clock::{Clock, Moment};
+use super::reliable::{Attempts, Opened, Reliable};
+use crate::io::clock::{Clock, Moment, within};
 
 /// A ranged read under way.
 pub(super) struct MissStream<O: Objects, C, R> {

@@ -23,8 +23,6 @@ pub mod requests;
 mod retry_budget;
 pub mod stats;
 pub mod store_url;
-#[cfg(test)]
-mod test_runtime;
 pub mod url_objects;
 pub mod worker;
 

@@ -34,7 +34,7 @@ pub enum StoreError {
         /// How long was waited.
         after: Duration,
     },
-    /// The body ended early, or was not what the range asked for.
+    /// The body ended early, or was not what the range asked for: it was lost on its way, and another try may bring it.
     #[error("{path}: {got_bytes} of {want_bytes} bytes")]
     ShortBody {
         /// The object asked for.
@@ -43,6 +43,18 @@ pub enum StoreError {
         want_bytes: u64,
         /// Bytes that came.
         got_bytes: u64,
+    },
+    /// The object as it is stored ends before the range does: no other try will bring more.
+    #[error(
+        "{path}: byte {want_end} asked for, the object ends at byte {object_bytes_max} or before"
+    )]
+    Truncated {
+        /// The object asked for.
+        path: String,
+        /// Where the range ends.
+        want_end: u64,
+        /// The object's size, or a bound of it where the store does not say.
+        object_bytes_max: u64,
     },
     /// The store refuses for good: credentials, bucket, permissions.
     #[error("{path}: refused: {reason}")]
@@ -78,7 +90,8 @@ pub trait Objects: Clone + 'static {
     type Body: Stream<Item = Result<Bytes, StoreError>> + Unpin + 'static;
 
     /// Starts reading `range` of the object; returns when the first byte is about to come. A range that reaches
-    /// beyond the object's end is `ShortBody`, here or on the body; an empty range is an empty body.
+    /// beyond the object's end is `Truncated`, a body that ends early by itself `ShortBody`, here or on the body; an
+    /// empty range is an empty body.
     async fn get(&self, path: &str, range: Range<u64>) -> Result<Self::Body, StoreError>;
 
     /// The whole of a small object.

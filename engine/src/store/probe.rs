@@ -87,9 +87,9 @@ mod tests {
     use rand_core::SeedableRng;
 
     use super::*;
+    use crate::io::test_runtime::TestRuntime;
     use crate::store::memory::MemoryObjects;
     use crate::store::objects::ListedObject;
-    use crate::store::test_runtime::TestRuntime;
 
     /// A store that ignores the condition, as some do.
     #[derive(Clone)]

@@ -8,7 +8,7 @@
 //! | put-if-absent | whole | never | anything transient; then `AlreadyExists` is read back and compared |
 //! | list, delete | whole | never | anything transient |
 //!
-//! Transient are `Deadline`, `ShortBody` and `Unavailable`. Retries come from the thread's `RetryBudget` and wait
+//! Transient are `Deadline`, `ShortBody` and `Unavailable`; an object that is itself too short (`Truncated`) stays so. Retries come from the thread's `RetryBudget` and wait
 //! an exponential backoff with full jitter.
 //!
 //! **Ambiguous puts.** A put whose answer was lost may have created the object. So its repetition may be told
@@ -35,8 +35,7 @@ use super::miss_stream::MissStream;
 use super::objects::{ListedObject, Objects, StoreError};
 use super::retry_budget::RetryBudget;
 use super::stats::{RequestKind, StoreStats};
-use crate::io::clock::{Clock, Moment};
-use crate::planted::{PlantedBug, planted};
+use crate::io::clock::{Clock, Moment, within};
 
 /// An [`Objects`] that keeps deadlines, retries and hedges. Belongs to one thread; clones share budgets.
 #[derive(Debug)]
@@ -392,6 +391,25 @@ impl<O: Objects, C: Clock, R: RngCore + 'static> Objects for Reliable<O, C, R> {
         }
     }
 
+    async fn list_first(
+        &self,
+        prefix: &str,
+        count_max: usize,
+    ) -> Result<Vec<ListedObject>, StoreError> {
+        let deadline = self.config().write_deadline;
+        let mut attempts = self.first_attempt();
+        loop {
+            let list = self.shared.objects.list_first(prefix, count_max);
+            match self.whole(RequestKind::List, prefix, deadline, list).await {
+                Ok(listed) => {
+                    self.succeeded();
+                    return Ok(listed);
+                }
+                Err(error) => self.again(&mut attempts, error).await?,
+            }
+        }
+    }
+
     async fn delete(&self, path: &str) -> Result<(), StoreError> {
         let deadline = self.config().write_deadline;
         let mut attempts = self.first_attempt();
@@ -419,24 +437,8 @@ pub(super) fn is_transient(error: &StoreError) -> bool {
         | StoreError::Unavailable { .. } => true,
         StoreError::NotFound { .. }
         | StoreError::AlreadyExists { .. }
+        | StoreError::Truncated { .. }
         | StoreError::Refused { .. } => false,
-    }
-}
-
-/// The output of `future`, or `None` after `wait`; the future is not dropped by a reference to it.
-pub(super) async fn within<F: Future>(
-    clock: &impl Clock,
-    wait: Duration,
-    future: F,
-) -> Option<F::Output> {
-    let wait = if planted(PlantedBug::DeadlineForgotten) {
-        Duration::MAX
-    } else {
-        wait
-    };
-    match select(pin!(future), pin!(clock.sleep(wait))).await {
-        Either::Left((output, _)) => Some(output),
-        Either::Right(_) => None,
     }
 }
 

@@ -175,6 +175,11 @@ pub(super) enum Job {
         after: Option<String>,
         reply: Sender<Result<Vec<ListedObject>, StoreError>>,
     },
+    ListFirst {
+        prefix: String,
+        count_max: usize,
+        reply: Sender<Result<Vec<ListedObject>, StoreError>>,
+    },
     Delete {
         path: String,
         reply: Sender<Result<(), StoreError>>,

@@ -51,7 +51,7 @@ pub enum Outcome {
     NotFound,
     /// The name was taken.
     AlreadyExists,
-    /// The body was not what was asked for.
+    /// The body, or the object, was shorter than what was asked for.
     ShortBody,
     /// Refused for good.
     Refused,
@@ -92,7 +92,7 @@ impl Outcome {
             Err(StoreError::NotFound { .. }) => Outcome::NotFound,
             Err(StoreError::AlreadyExists { .. }) => Outcome::AlreadyExists,
             Err(StoreError::Deadline { .. }) => Outcome::GivenUp,
-            Err(StoreError::ShortBody { .. }) => Outcome::ShortBody,
+            Err(StoreError::ShortBody { .. } | StoreError::Truncated { .. }) => Outcome::ShortBody,
             Err(StoreError::Refused { .. }) => Outcome::Refused,
             Err(StoreError::Unavailable { .. }) => Outcome::Unavailable,
         }

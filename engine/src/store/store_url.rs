@@ -162,7 +162,19 @@ impl StoreUrl {
             path: self.text.clone(),
             reason: error,
         })?;
-        Ok(UrlObjects::new(store))
+        Ok(UrlObjects::new(store, self.lists_in_order()))
+    }
+
+    /// Whether listings come sorted by name. A directory is walked as it lies on the disk, and the directory buckets of
+    /// S3 (one zone, low latency) are the one kind of bucket that sorts nothing.
+    fn lists_in_order(&self) -> bool {
+        match &self.place {
+            Place::Directory(_) => false,
+            Place::S3(url) => !url
+                .host_str()
+                .is_some_and(|bucket| bucket.ends_with("--x-s3")),
+            Place::Memory(_) | Place::Azure(_) | Place::Google(_) => true,
+        }
     }
 
     fn build(&self) -> Result<Arc<dyn ObjectStore>, String> {

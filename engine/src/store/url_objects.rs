@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    Error, GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
+    Error, GetOptions, GetRange, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMode, PutPayload,
 };
 
 use super::objects::{ListedObject, Objects, StoreError};
@@ -23,11 +24,16 @@ use super::objects::{ListedObject, Objects, StoreError};
 #[derive(Clone, Debug)]
 pub struct UrlObjects {
     store: Arc<dyn ObjectStore>,
+    lists_in_order: bool,
 }
 
 impl UrlObjects {
-    pub(super) fn new(store: Arc<dyn ObjectStore>) -> UrlObjects {
-        UrlObjects { store }
+    /// `lists_in_order`: its listings come sorted by name, page by page.
+    pub(super) fn new(store: Arc<dyn ObjectStore>, lists_in_order: bool) -> UrlObjects {
+        UrlObjects {
+            store,
+            lists_in_order,
+        }
     }
 }
 
@@ -42,15 +48,12 @@ impl Objects for UrlObjects {
             range: Some(GetRange::Bounded(range.clone())),
             ..GetOptions::default()
         };
-        let want_bytes = range.end - range.start;
         let said = |error| match store_error(path, error) {
-            // The store knows what it has, not what was wanted.
-            StoreError::ShortBody {
-                path, got_bytes, ..
-            } => StoreError::ShortBody {
+            // All it says is that nothing of the range is there.
+            StoreError::Truncated { path, .. } => StoreError::Truncated {
                 path,
-                want_bytes,
-                got_bytes,
+                want_end: range.end,
+                object_bytes_max: range.start,
             },
             other => other,
         };
@@ -60,11 +63,18 @@ impl Objects for UrlObjects {
             .get_opts(&location, options)
             .await
             .map_err(said)?;
+        if answer.meta.size < range.end {
+            return Err(StoreError::Truncated {
+                path: path.to_owned(),
+                want_end: range.end,
+                object_bytes_max: answer.meta.size,
+            });
+        }
         if answer.range != range {
             let got = answer.range;
             return Err(StoreError::ShortBody {
                 path: path.to_owned(),
-                want_bytes,
+                want_bytes: range.end - range.start,
                 got_bytes: got.end.saturating_sub(got.start),
             });
         }
@@ -118,14 +128,7 @@ impl Objects for UrlObjects {
                 .list_with_offset(directory.as_ref(), &location(after)?),
             None => self.store.list(directory.as_ref()),
         };
-        let listed = listing.map_ok(|meta| ListedObject {
-            path: meta.location.into(),
-            size_bytes: meta.size,
-        });
-        let mut listed: Vec<_> = listed.try_collect().await.map_err(|error| match error {
-            Error::NotFound { .. } => no_bucket(prefix),
-            error => store_error(prefix, error),
-        })?;
+        let mut listed = collect_listing(prefix, listing).await?;
         // A server that does not know how to start behind a name lists from the start.
         if let Some(after) = after {
             listed.retain(|object| object.path.as_str() > after);
@@ -135,12 +138,45 @@ impl Objects for UrlObjects {
         Ok(listed)
     }
 
+    /// In a store that lists in order: as many pages as the answer needs.
+    async fn list_first(
+        &self,
+        prefix: &str,
+        count_max: usize,
+    ) -> Result<Vec<ListedObject>, StoreError> {
+        if !self.lists_in_order {
+            let mut listed = self.list(prefix, None).await?;
+            listed.truncate(count_max);
+            return Ok(listed);
+        }
+        let directory = match prefix.trim_end_matches('/') {
+            "" => None,
+            directory => Some(location(directory)?),
+        };
+        let listing = self.store.list(directory.as_ref()).take(count_max);
+        collect_listing(prefix, listing).await
+    }
+
     async fn delete(&self, path: &str) -> Result<(), StoreError> {
         match self.store.delete(&location(path)?).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(store_error(path, error)),
         }
     }
+}
+
+async fn collect_listing(
+    prefix: &str,
+    listing: impl Stream<Item = Result<ObjectMeta, Error>>,
+) -> Result<Vec<ListedObject>, StoreError> {
+    let listed = listing.map_ok(|meta| ListedObject {
+        path: meta.location.into(),
+        size_bytes: meta.size,
+    });
+    listed.try_collect().await.map_err(|error| match error {
+        Error::NotFound { .. } => no_bucket(prefix),
+        error => store_error(prefix, error),
+    })
 }
 
 fn location(path: &str) -> Result<Path, StoreError> {
@@ -217,10 +253,10 @@ pub(super) fn store_error(path: &str, error: Error) -> StoreError {
         _ if matches!(http_status(&text), Some(401 | 403)) => refused(path),
         _ if causes(&error).any(is_permission_denied) => refused(path),
         _ if http_status(&text) == Some(416) || causes(&error).any(is_out_of_range) => {
-            StoreError::ShortBody {
+            StoreError::Truncated {
                 path,
-                want_bytes: 0,
-                got_bytes: 0,
+                want_end: 0,
+                object_bytes_max: 0,
             }
         }
         _ => unavailable(path),
@@ -335,7 +371,7 @@ mod tests {
         let out_of_range = generic("416 Range Not Satisfiable", "InvalidRange");
         assert!(matches!(
             store_error("x", out_of_range),
-            StoreError::ShortBody { .. }
+            StoreError::Truncated { .. }
         ));
         let overloaded = generic("503 Service Unavailable", "SlowDown");
         assert!(matches!(
@@ -362,7 +398,7 @@ mod tests {
     #[test]
     fn the_futures_of_a_bare_store_are_send() {
         fn assert_send<T: Send>(_: &T) {}
-        let objects = UrlObjects::new(Arc::new(object_store::memory::InMemory::new()));
+        let objects = UrlObjects::new(Arc::new(object_store::memory::InMemory::new()), true);
         assert_send(&objects.get("x", 0..1));
         assert_send(&objects.get_all("x"));
         assert_send(&objects.put_if_absent("x", Bytes::new()));

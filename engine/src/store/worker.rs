@@ -23,10 +23,10 @@ use super::config::StoreConfig;
 use super::fill::{CacheDisk, Collector};
 use super::miss_stream::MissStream;
 use super::objects::Objects;
-use super::reliable::{Reliable, within};
+use super::reliable::Reliable;
 use super::requests::{FetchEvent, FetchRequest, FillError, Job, Priority};
 use super::stats::StoreStats;
-use crate::io::clock::{Clock, Spawner};
+use crate::io::clock::{Clock, Spawner, within};
 use crate::io::disk::Disk;
 
 /// What a store thread is made of.
@@ -143,6 +143,13 @@ impl<O: Objects, C: Clock, D: Disk, R: RngCore + 'static> Worker<O, C, D, R> {
             } => {
                 let _unheard = reply.try_send(self.store.list(&prefix, after.as_deref()).await);
             }
+            Job::ListFirst {
+                prefix,
+                count_max,
+                reply,
+            } => {
+                let _unheard = reply.try_send(self.store.list_first(&prefix, count_max).await);
+            }
             Job::Delete { path, reply } => {
                 let _unheard = reply.try_send(self.store.delete(&path).await);
             }
@@ -162,7 +169,8 @@ impl<O: Objects, C: Clock, D: Disk, R: RngCore + 'static> Worker<O, C, D, R> {
         let writes_max = self.store.config().fill_writes_in_flight_max;
 
         let last = loop {
-            if delivery.is_abandoned() && !fills.is_wanting() {
+            let is_unwanted = delivery.is_abandoned() && !fills.is_wanting();
+            if is_unwanted || delivery.gave_up {
                 break FetchEvent::Done;
             }
             if request.priority == Priority::Ahead {
@@ -211,6 +219,7 @@ impl<O: Objects, C: Clock, D: Disk, R: RngCore + 'static> Worker<O, C, D, R> {
                 }
             }
         };
+        // The channel closes with `delivery`, at the end: no write into a slot outlives it.
         while let Some((fill, result)) = writes.next().await {
             delivery.send(self.report(fill, result)).await;
         }
@@ -247,10 +256,14 @@ impl<O: Objects, C: Clock, D: Disk, R: RngCore + 'static> Worker<O, C, D, R> {
     }
 }
 
-/// The events of one fetch on their way to its receiver. A receiver that is gone, or leaves its channel full for
-/// `event_wait_max`, gets nothing more; the fetch goes on for the cache's sake as long as it has fills.
+/// The events of one fetch on their way to its receiver. One that is gone gets nothing more; the fetch goes on for the
+/// cache's sake as long as it has fills. One that leaves its channel full for `event_wait_max` is given up, and the
+/// fetch with it: it misses events from then on, so it must hear of the end, and it hears that by the closing of the
+/// channel. The sender is kept until the fetch drops this, since a closed channel also says that its slots are not
+/// written to any more.
 struct Delivery<'a, C> {
-    events: Option<Sender<FetchEvent>>,
+    events: Sender<FetchEvent>,
+    gave_up: bool,
     clock: &'a C,
     stats: &'a StoreStats,
     wait_max: Duration,
@@ -262,7 +275,8 @@ impl<'a, C: Clock> Delivery<'a, C> {
         store: &'a Reliable<O, C, R>,
     ) -> Delivery<'a, C> {
         Delivery {
-            events: Some(events),
+            events,
+            gave_up: false,
             clock: store.clock(),
             stats: store.stats(),
             wait_max: store.config().event_wait_max,
@@ -270,27 +284,21 @@ impl<'a, C: Clock> Delivery<'a, C> {
     }
 
     fn is_abandoned(&self) -> bool {
-        self.events.as_ref().is_none_or(Sender::is_closed)
+        self.events.is_closed()
     }
 
     async fn send(&mut self, event: FetchEvent) {
-        let Some(events) = &self.events else { return };
-        let taken = match events.try_send(event) {
-            Ok(()) => true,
-            Err(TrySendError::Closed(_)) => false,
-            Err(TrySendError::Full(event)) => {
-                match within(self.clock, self.wait_max, events.send(event)).await {
-                    Some(sent) => sent.is_ok(),
-                    None => {
-                        self.stats.slow_receivers(1);
-                        tracing::warn!(waited = ?self.wait_max, "receiver of a fetch is too slow");
-                        false
-                    }
-                }
+        if self.gave_up {
+            return;
+        }
+        if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
+            let sent = within(self.clock, self.wait_max, self.events.send(event)).await;
+            // A receiver that went meanwhile is as good as one that took it.
+            if sent.is_none() {
+                self.gave_up = true;
+                self.stats.slow_receivers(1);
+                tracing::warn!(waited = ?self.wait_max, "receiver of a fetch is too slow");
             }
-        };
-        if !taken {
-            self.events = None;
         }
     }
 }

@@ -63,21 +63,20 @@ async fn serve(context: &Context) -> Result<(), Failure> {
     let _ = tokio::task::spawn_blocking(move || admin.stop()).await;
     tracing::info!("stopped");
     if lost_core {
-        let error =
-            "a core panicked, as the log says; the server ends rather than serve without it";
+        let error = "a core or store thread panicked, as the log says; the server ends rather than serve without it";
         return Err(Failure::new(Exit::Other, error));
     }
     Ok(())
 }
 
-/// Completes when a core has ended by itself.
+/// Completes when a core or store thread has ended by itself.
 async fn core_lost(engine: &Engine) {
-    while !engine.has_lost_core() {
+    while !engine.has_lost_thread() {
         tokio::time::sleep(CORES_CHECKED_EVERY).await;
     }
 }
 
-/// How often it is looked whether all cores still run.
+/// How often it is looked whether all threads still run.
 const CORES_CHECKED_EVERY: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Kept back from the stop's time for saving the cache's index and ending the admin service.

@@ -312,15 +312,15 @@ impl World {
         })?;
         let len = object.len() as u64;
         let want_bytes = range.end - range.start;
-        if range.start >= len {
-            return Err(StoreError::ShortBody {
+        if range.end > len {
+            return Err(StoreError::Truncated {
                 path: path.to_owned(),
-                want_bytes,
-                got_bytes: 0,
+                want_end: range.end,
+                object_bytes_max: len,
             });
         }
         let start = usize::try_from(range.start).expect("inside the object");
-        let end = usize::try_from(range.end.min(len)).expect("inside the object");
+        let end = usize::try_from(range.end).expect("inside the object");
         if want_bytes > 0 && self.roll(self.faults.get().body_wrong, "store body_wrong") {
             let other = usize::try_from(self.draw(len - (end - start) as u64 + 1)).expect("inside");
             return Ok(object.slice(other..other + (end - start)));

@@ -115,7 +115,7 @@ impl Regime {
                     || self.keys_away
                     || self.damaged
             }
-            ErrorKind::Corrupt => self.damaged || spoiled || self.store.body_short > 0,
+            ErrorKind::Corrupt => self.damaged || spoiled,
             ErrorKind::NotFound | ErrorKind::Gone | ErrorKind::NotYet | ErrorKind::Refused => false,
         }
     }

@@ -4,10 +4,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
 use super::*;
+use crate::io::test_runtime::TestRuntime;
 use crate::store::faulty::{Fault, FaultPlan, Faulty};
 use crate::store::memory::MemoryObjects;
 use crate::store::stats::Outcome;
-use crate::store::test_runtime::TestRuntime;
 
 type Store = Reliable<Faulty<MemoryObjects, TestRuntime>, TestRuntime, ChaCha8Rng>;
 

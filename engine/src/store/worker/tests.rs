@@ -6,12 +6,13 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
 use super::*;
+use crate::io::memory_disk::MemoryDisk;
+use crate::io::test_runtime::TestRuntime;
 use crate::store::client::{StoreClient, TryFetchError, queues};
 use crate::store::faulty::{Fault, FaultPlan, Faulty};
 use crate::store::memory::MemoryObjects;
-use crate::store::objects::StoreError;
+use crate::store::objects::{ListedObject, Objects, StoreError};
 use crate::store::requests::{Fill, FillTarget};
-use crate::store::test_runtime::{MemoryDisk, TestRuntime};
 
 struct Bench {
     runtime: TestRuntime,
@@ -115,7 +116,7 @@ fn chunks_reach_the_receiver_and_extents_the_cache_byte_for_byte() {
     expected.push("Done".to_owned());
     assert_eq!(others, expected);
 
-    let cache = bench.disk.bytes(CACHE);
+    let cache = bench.disk.contents(CACHE);
     assert_eq!(cache[131_072..196_072], body(5_000..70_000));
     assert!(cache[196_072..196_608].iter().all(|b| *b == 0), "padding");
     assert_eq!(cache[..100], body(135_000..135_100));
@@ -145,7 +146,11 @@ fn a_reused_buffer_pads_with_zeros() {
             assert_eq!(others.len(), 2, "filled and done: {others:?}");
         }
     });
-    assert!(bench.disk.bytes(CACHE)[4100..8192].iter().all(|b| *b == 0));
+    assert!(
+        bench.disk.contents(CACHE)[4100..8192]
+            .iter()
+            .all(|b| *b == 0)
+    );
 }
 
 #[test]
@@ -166,7 +171,7 @@ fn faults_of_the_store_do_not_show_in_chunks_or_cache() {
         assert_eq!(bytes, body(0..262_144), "{fault:?}");
         assert_eq!(others.len(), 2, "{fault:?}: {others:?}");
         assert_eq!(
-            bench.disk.bytes(CACHE)[..262_144],
+            bench.disk.contents(CACHE)[..262_144],
             body(0..262_144),
             "{fault:?}"
         );
@@ -184,7 +189,7 @@ fn a_fetch_that_fails_half_way_says_so_last_and_fills_nothing_it_did_not_get() {
     });
     assert_eq!(bytes.len(), 0);
     assert_eq!(others, ["Failed(x: injected fault)"]);
-    assert!(bench.disk.bytes(CACHE).iter().all(|b| *b == 0xee));
+    assert!(bench.disk.contents(CACHE).iter().all(|b| *b == 0xee));
 }
 
 #[test]
@@ -201,7 +206,7 @@ fn an_unacceptable_extent_is_delivered_and_not_cached() {
         others[0].starts_with("FillFailed(0, the extent at byte 0"),
         "{others:?}"
     );
-    assert!(bench.disk.bytes(CACHE).iter().all(|b| *b == 0xee));
+    assert!(bench.disk.contents(CACHE).iter().all(|b| *b == 0xee));
     assert_eq!(bench.client.stats().counters.fills_bad_extent, 1);
 }
 
@@ -210,7 +215,7 @@ fn a_broken_disk_costs_the_fill_only_and_its_file_is_opened_anew() {
     let bench = bench(&StoreConfig::default());
     bench.runtime.block_on(async {
         for (is_broken, expected) in [(true, "FillFailed(0, cache file"), (false, "Filled(0")] {
-            bench.disk.is_broken.set(is_broken);
+            bench.disk.broken.set(is_broken);
             let (fetch, receiver) = request(0..8192, vec![fill(0..8192, 0)], 4);
             bench.client.fetch(fetch).await.expect("queued");
             let (bytes, others) = collect(receiver, 0).await;
@@ -243,7 +248,7 @@ fn without_a_free_buffer_the_chunks_come_all_the_same() {
 }
 
 #[test]
-fn a_receiver_that_takes_nothing_is_left_behind_and_holds_up_nobody() {
+fn a_receiver_that_takes_nothing_is_given_up_and_holds_up_nobody() {
     let config = StoreConfig::tiny();
     let bench = bench(&config);
     let (stuck, stuck_receiver) = request(0..262_144, vec![fill(0..262_144, 0)], 1);
@@ -267,11 +272,37 @@ fn a_receiver_that_takes_nothing_is_left_behind_and_holds_up_nobody() {
         );
     });
     assert_eq!(bench.client.stats().counters.slow_receivers, 1);
-    assert_eq!(
-        bench.disk.bytes(CACHE)[..262_144],
-        body(0..262_144),
-        "the cache has it"
+    assert_eq!(bench.client.stats().in_flight, 0);
+    assert!(
+        bench.disk.contents(CACHE).iter().all(|b| *b == 0xee),
+        "nothing is written once nobody could be told"
     );
+}
+
+/// A channel that closes tells its receiver that the slots may be used again. Closing it when the receiver was given
+/// up, with a write still under way, let the next extent of the slot be written over by this one.
+#[test]
+fn the_channel_of_a_receiver_that_was_given_up_closes_after_the_last_write() {
+    let config = StoreConfig::tiny();
+    let bench = bench(&config);
+    let fills = vec![fill(0..15_000, 0), fill(15_000..262_144, 65_536)];
+    let (stuck, stuck_receiver) = request(0..262_144, fills, 2);
+    let release = bench.disk.hold_writes();
+    bench.runtime.block_on(async {
+        bench.client.fetch(stuck).await.expect("queued");
+        bench.runtime.sleep(config.event_wait_max * 4).await;
+        assert_eq!(bench.client.stats().counters.slow_receivers, 1);
+        assert_eq!(bench.disk.writing.get(), 1, "the first extent's");
+        assert!(!stuck_receiver.is_closed(), "the slot is being written");
+        drop(release);
+        let (bytes, others) = collect(stuck_receiver, 0).await;
+        assert_eq!(bytes, body(0..20_000), "what had room");
+        assert_eq!(others, [""; 0], "closed without an end");
+    });
+    assert_eq!(bench.disk.writing.get(), 0);
+    let cache = bench.disk.contents(CACHE);
+    assert_eq!(cache[..15_000], body(0..15_000), "it was on its way");
+    assert!(cache[65_536..].iter().all(|b| *b == 0xee), "and no other");
 }
 
 #[test]
@@ -293,7 +324,7 @@ fn a_dropped_receiver_ends_a_fetch_without_fills_and_lets_fills_finish() {
         bench.client.fetch(wanted).await.expect("queued");
         bench.runtime.sleep(Duration::from_secs(1)).await;
     });
-    assert_eq!(bench.disk.bytes(CACHE)[..262_144], body(0..262_144));
+    assert_eq!(bench.disk.contents(CACHE)[..262_144], body(0..262_144));
     assert_eq!(bench.client.stats().in_flight, 0);
 }
 
@@ -359,6 +390,90 @@ fn close_finishes_what_is_queued_and_refuses_the_rest() {
             "{refused:?}"
         );
     });
+}
+
+/// A store of one endless listing: only its first page can be had.
+#[derive(Clone)]
+struct Endless;
+
+impl Objects for Endless {
+    type Body = futures_util::stream::Empty<Result<Bytes, StoreError>>;
+
+    async fn get(&self, _: &str, _: std::ops::Range<u64>) -> Result<Self::Body, StoreError> {
+        Ok(futures_util::stream::empty())
+    }
+
+    async fn get_all(&self, _: &str) -> Result<Bytes, StoreError> {
+        Ok(Bytes::new())
+    }
+
+    async fn put_if_absent(&self, _: &str, _: Bytes) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn list(&self, _: &str, _: Option<&str>) -> Result<Vec<ListedObject>, StoreError> {
+        std::future::pending().await
+    }
+
+    async fn list_first(
+        &self,
+        prefix: &str,
+        count_max: usize,
+    ) -> Result<Vec<ListedObject>, StoreError> {
+        let object = |number| ListedObject {
+            path: format!("{prefix}{number:03}"),
+            size_bytes: 0,
+        };
+        Ok((0..count_max).map(object).collect())
+    }
+
+    async fn delete(&self, _: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// What looks for the newest manifest entry lists a page; the client used to list all of them and drop the rest.
+#[test]
+fn the_first_of_a_listing_are_asked_of_the_store_alone() {
+    let runtime = TestRuntime::default();
+    let config = StoreConfig::tiny();
+    let (client, queues) = queues(&config);
+    let parts = WorkerParts {
+        objects: Endless,
+        clock: runtime.clone(),
+        spawner: runtime.clone(),
+        disk: MemoryDisk::default(),
+        random: ChaCha8Rng::seed_from_u64(2),
+    };
+    runtime.spawn(run(queues, parts, config));
+    let listed = runtime.block_on(client.list_first("dir/", 64));
+    let listed = listed.expect("the store's own answer");
+    assert_eq!((listed.len(), &*listed[63].path), (64, "dir/063"));
+    assert_eq!(runtime.now().0, 0, "nothing was waited for");
+}
+
+#[test]
+fn an_object_that_is_too_short_is_told_from_a_body_that_is() {
+    let config = StoreConfig::tiny();
+    let bench = bench(&config);
+    let read = |range| bench.runtime.block_on(bench.client.read("x", range));
+    let beyond = read(0..(1 << 20) + 1);
+    assert!(
+        matches!(
+            beyond,
+            Err(StoreError::Truncated { object_bytes_max, .. }) if object_bytes_max == 1 << 20
+        ),
+        "{beyond:?}"
+    );
+    assert_eq!(bench.faulty.requests(), 1, "another try brings no more");
+    bench.faulty.script([Some(Fault::ShortBody); 9]);
+    let cut = read(0..1 << 20);
+    assert!(
+        matches!(cut, Err(StoreError::ShortBody { .. })),
+        "{:?}",
+        cut.map(|b| b.len())
+    );
+    assert_eq!(bench.faulty.requests(), 1 + u64::from(config.attempts_max));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Files in memory for the tests of this module, with faults on demand.
+//! Files in memory for unit tests, with faults on demand. (The simulator's disk, which draws its faults from a seed, is
+//! the tests crate's.)
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -6,36 +7,67 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use crate::io::aligned_buffer::AlignedBuffer;
-use crate::io::disk::{Disk, DiskError, DiskFile};
+use async_channel::{Receiver, Sender};
+
+use super::aligned_buffer::AlignedBuffer;
+use super::disk::{Disk, DiskError, DiskFile};
 
 type Bytes = Rc<RefCell<Vec<u8>>>;
 
 #[derive(Clone, Default)]
-pub(super) struct MemoryDisk {
-    pub(super) files: Rc<RefCell<BTreeMap<PathBuf, Bytes>>>,
+pub(crate) struct MemoryDisk {
+    pub(crate) files: Rc<RefCell<BTreeMap<PathBuf, Bytes>>>,
     /// Bytes of all files together beyond which the disk is full; zero: no limit.
-    pub(super) size_max: Rc<Cell<u64>>,
+    pub(crate) size_max: Rc<Cell<u64>>,
     /// Files whose name contains this cannot be opened.
-    pub(super) refused: Rc<RefCell<Option<&'static str>>>,
+    pub(crate) refused: Rc<RefCell<Option<&'static str>>>,
     /// Writes fail.
-    pub(super) broken: Rc<Cell<bool>>,
-    pub(super) writes: Rc<Cell<u64>>,
+    pub(crate) broken: Rc<Cell<bool>>,
+    /// Files cannot be made durable.
+    pub(crate) sync_broken: Rc<Cell<bool>>,
+    /// Writes that were done.
+    pub(crate) writes: Rc<Cell<u64>>,
+    /// Writes that were begun and have not ended.
+    pub(crate) writing: Rc<Cell<u32>>,
+    /// Files opened so far.
+    pub(crate) open_count: Rc<Cell<u32>>,
+    held: Rc<RefCell<Option<Receiver<()>>>>,
 }
 
-pub(super) struct MemoryFile {
+pub(crate) struct MemoryFile {
     bytes: Bytes,
     disk: MemoryDisk,
 }
 
 impl MemoryDisk {
-    pub(super) fn bytes(&self, path: &Path) -> Bytes {
+    /// A disk with one file of `len_bytes` bytes of 0xee.
+    pub(crate) fn with_file(path: &str, len_bytes: usize) -> MemoryDisk {
+        let disk = MemoryDisk::default();
+        let bytes = Rc::new(RefCell::new(vec![0xee; len_bytes]));
+        disk.files.borrow_mut().insert(path.into(), bytes);
+        disk
+    }
+
+    /// A file, as it is and as it will be.
+    pub(crate) fn bytes(&self, path: &Path) -> Bytes {
         Rc::clone(&self.files.borrow()[path])
     }
 
-    pub(super) fn size_bytes(&self) -> u64 {
+    /// What a file holds now.
+    pub(crate) fn contents(&self, path: &str) -> Vec<u8> {
+        self.bytes(Path::new(path)).borrow().clone()
+    }
+
+    pub(crate) fn size_bytes(&self) -> u64 {
         let files = self.files.borrow();
         files.values().map(|f| f.borrow().len() as u64).sum()
+    }
+
+    /// From now on writes do not end before what this returns is dropped.
+    pub(crate) fn hold_writes(&self) -> Sender<()> {
+        let (release, held) = async_channel::bounded(1);
+        *self.held.borrow_mut() = Some(held);
+        release
     }
 }
 
@@ -54,6 +86,7 @@ impl Disk for MemoryDisk {
         path: &Path,
         create_bytes: Option<u64>,
     ) -> Result<Rc<MemoryFile>, DiskError> {
+        self.open_count.set(self.open_count.get() + 1);
         let name = path.to_str().expect("plain names");
         if self.refused.borrow().is_some_and(|r| name.contains(r)) {
             return Err(fails("open", io::ErrorKind::PermissionDenied));
@@ -120,6 +153,13 @@ impl DiskFile for MemoryFile {
 
     async fn write_at(&self, at: u64, buffer: AlignedBuffer) -> Result<AlignedBuffer, DiskError> {
         assert!(at.is_multiple_of(512) && buffer.len().is_multiple_of(512));
+        self.disk.writing.set(self.disk.writing.get() + 1);
+        let held = self.disk.held.borrow().clone();
+        if let Some(held) = held {
+            // Never sent to: it ends when the other end is dropped.
+            let _ = held.recv().await;
+        }
+        self.disk.writing.set(self.disk.writing.get() - 1);
         if self.disk.broken.get() {
             return Err(fails("write", io::ErrorKind::Other));
         }
@@ -130,6 +170,9 @@ impl DiskFile for MemoryFile {
     }
 
     async fn sync(&self) -> Result<(), DiskError> {
+        if self.disk.sync_broken.get() {
+            return Err(fails("sync", io::ErrorKind::Other));
+        }
         Ok(())
     }
 }
