@@ -9,7 +9,7 @@
 //! after a start with another number of cores, neighbouring slots belong to different cores. Therefore every start writes a
 //! new generation: each core takes blocks of the new file one by one, from one shared counter, as slots are dealt to it,
 //! and packs the entries of its own slots into its own blocks; an entry names its slot. The older generations are
-//! only read, and are removed when every core has written all it took over. A kill in between leaves
+//! only read, and are removed when every core has made durable all it took over. A kill in between leaves
 //! several generations; the next start reads them newest first, and the first to claim a slot has it. There
 //! are four names. When all are taken, three starts in a row were broken off while they loaded, and the oldest generation
 //! is the only complete one: the next younger one makes room, with the extents that it alone names.
@@ -193,7 +193,7 @@ impl CacheLayout {
         (block < self.0.block_count).then_some(block)
     }
 
-    /// A core has written all that was dealt to it. The last one to do so removes the older generations.
+    /// A core has written all that was dealt to it, durably. The last one to do so removes the older generations.
     pub(super) async fn core_loaded<D: Disk>(&self, disk: &D) {
         // Release and acquire: what the other cores wrote is done before anything is removed.
         if self.0.cores_loading.fetch_sub(1, Ordering::AcqRel) > 1 {

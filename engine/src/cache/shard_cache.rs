@@ -10,7 +10,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::ops::{Deref, Range};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -27,17 +26,19 @@ use super::extent_id::ExtentId;
 use super::index_format::{BLOCK_BYTES, write_block};
 use super::layout::CacheLayout;
 use super::loader::{Deal, Dealt};
+use super::slot_ref::{FillTicket, SlotRef};
 use super::slot_table::SlotTable;
 
 /// One core's share of the cache.
 pub struct ShardCache<D: Disk>(Rc<Shared<D>>);
 
-struct Shared<D: Disk> {
+/// What the handles of one core share.
+pub(super) struct Shared<D: Disk> {
     disk: D,
     layout: CacheLayout,
     /// Slot files by number; `None` where one could not be opened.
     files: Vec<Option<Rc<D::File>>>,
-    table: RefCell<SlotTable>,
+    pub(super) table: RefCell<SlotTable>,
     index: RefCell<IndexPart<D>>,
     load: Cell<Load>,
     /// One flush at a time.
@@ -73,7 +74,7 @@ pub struct CacheStats {
     pub evictions: u64,
     /// Extents that were dropped because they did not open.
     pub doubtful: u64,
-    /// Index blocks whose writing failed; they are tried again.
+    /// Writes of index blocks, or of what makes them durable, that failed; they are tried again.
     pub index_errors: u64,
     /// Slots of this core.
     pub slots: u32,
@@ -279,10 +280,15 @@ impl<D: Disk> ShardCache<D> {
     /// Writes every index block that is dirty now, one after another. A block that cannot be written is logged and
     /// stays dirty. Waits for a flush that is at work. Whether everything was written that was dirty at the call.
     ///
+    /// The first flush that began when all was dealt also makes the new generation durable, and says so: not before
+    /// that may the older ones go, which name the same extents.
+    ///
     /// Dropping the future leaves a block dirty at most; the index stays whole.
     pub async fn flush(&self) -> bool {
         let shared = &*self.0;
         let _turn = shared.flushing.acquire().await;
+        // What is dealt while this writes is dirty too late to be written here.
+        let all_dealt = shared.load.get() == Load::Dealt;
         let blocks = shared.table.borrow().block_count();
         for _ in 0..blocks {
             let Some(block) = shared.table.borrow_mut().take_dirty() else {
@@ -293,16 +299,16 @@ impl<D: Disk> ShardCache<D> {
                 block: Some(block),
             };
             if let Err(error) = shared.write_index_block(block).await {
-                let errors = shared.index_errors.get() + 1;
-                shared.index_errors.set(errors);
-                if errors.is_power_of_two() {
-                    warn!(%error, errors, "a block of the cache index cannot be written");
-                }
+                shared.index_failed(&error);
                 return false;
             }
             unwritten.block = None;
         }
-        if shared.load.get() == Load::Dealt {
+        if all_dealt {
+            if let Err(error) = shared.sync_index().await {
+                shared.index_failed(&error);
+                return false;
+            }
             shared.load.set(Load::Written);
             shared.layout.core_loaded(&shared.disk).await;
         }
@@ -339,7 +345,7 @@ impl<D: Disk> Shared<D> {
         matches!(self.files.get(number as usize), Some(Some(_)))
     }
 
-    fn file(&self, number: u32) -> &Rc<D::File> {
+    pub(super) fn file(&self, number: u32) -> &Rc<D::File> {
         self.files[number as usize]
             .as_ref()
             .expect("slots in files that did not open are never taken over")
@@ -368,6 +374,22 @@ impl<D: Disk> Shared<D> {
         self.index.borrow_mut().buffer = Some(buffer);
         Ok(())
     }
+
+    async fn sync_index(&self) -> Result<(), DiskError> {
+        let file = self.index.borrow().file.clone();
+        match file {
+            Some(file) => file.sync().await,
+            None => Ok(()),
+        }
+    }
+
+    fn index_failed(&self, error: &DiskError) {
+        let errors = self.index_errors.get() + 1;
+        self.index_errors.set(errors);
+        if errors.is_power_of_two() {
+            warn!(%error, errors, "the cache index cannot be written");
+        }
+    }
 }
 
 impl<D: Disk> IndexPart<D> {
@@ -379,140 +401,6 @@ impl<D: Disk> IndexPart<D> {
             };
             self.blocks.push(number);
         }
-    }
-}
-
-/// A pinned slot: what it holds stays there until this is dropped.
-pub struct SlotRef<D: Disk> {
-    shared: Rc<Shared<D>>,
-    position: u32,
-    file_number: u32,
-    at: u64,
-    extent_bytes: u32,
-}
-
-impl<D: Disk> SlotRef<D> {
-    /// The file the slot is in.
-    pub fn file(&self) -> &Rc<D::File> {
-        self.shared.file(self.file_number)
-    }
-
-    /// Where the slot begins in its file.
-    pub fn at(&self) -> u64 {
-        self.at
-    }
-
-    /// Bytes of the extent; what is behind them in the slot means nothing.
-    pub fn extent_bytes(&self) -> u32 {
-        self.extent_bytes
-    }
-
-    /// The checksum of the extent's bytes, as its writer gave it.
-    pub fn crc32c(&self) -> u32 {
-        self.shared.table.borrow().crc32c(self.position)
-    }
-
-    /// Reads `range` of the extent, which must lie within it and not be empty: one direct read, aligned outwards.
-    /// # Errors
-    /// What the disk says; a file cut short is a short read. The caller takes it for a doubtful extent.
-    pub async fn read(&self, range: Range<u32>) -> Result<SlotRead<D>, DiskError> {
-        assert!(
-            range.start < range.end && range.end <= self.extent_bytes,
-            "{range:?} lies within {} bytes",
-            self.extent_bytes
-        );
-        let file = self.file();
-        let alignment = u32::try_from(file.alignment_bytes()).expect("at most 4 KiB");
-        let start = range.start - range.start % alignment;
-        let end = range.end.next_multiple_of(alignment);
-        let buffer = file
-            .read_at(self.at + u64::from(start), (end - start) as usize)
-            .await?;
-        Ok(SlotRead {
-            buffer,
-            range: (range.start - start) as usize..(range.end - start) as usize,
-        })
-    }
-}
-
-impl<D: Disk> Drop for SlotRef<D> {
-    fn drop(&mut self) {
-        self.shared.table.borrow_mut().unpin(self.position);
-    }
-}
-
-impl<D: Disk> fmt::Debug for SlotRef<D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SlotRef(file {}, at {})", self.file_number, self.at)
-    }
-}
-
-/// Bytes read from a slot: derefs to exactly the range asked for.
-pub struct SlotRead<D: Disk> {
-    buffer: <D::File as DiskFile>::ReadBuffer,
-    range: Range<usize>,
-}
-
-impl<D: Disk> SlotRead<D> {
-    /// Bytes that the device delivered for it, the alignment included.
-    pub fn device_bytes(&self) -> usize {
-        self.buffer.len()
-    }
-}
-
-impl<D: Disk> Deref for SlotRead<D> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.buffer[self.range.clone()]
-    }
-}
-
-impl<D: Disk> fmt::Debug for SlotRead<D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SlotRead({} bytes)", self.range.len())
-    }
-}
-
-/// The right to fill one slot. Give it back with [`ShardCache::filled`] or [`ShardCache::abandon`] once nobody writes to the
-/// slot any more. One that is merely dropped leaves its slot unused until the next start: nobody knows
-/// whether it is still written to.
-#[must_use = "a ticket that is dropped costs a slot"]
-pub struct FillTicket<D: Disk> {
-    shared: Rc<Shared<D>>,
-    id: ExtentId,
-    position: u32,
-    file_number: u32,
-    at: u64,
-    extent_bytes: u32,
-}
-
-impl<D: Disk> FillTicket<D> {
-    /// What is to be written.
-    pub fn id(&self) -> &ExtentId {
-        &self.id
-    }
-
-    /// Number of the slot file, for [`CacheLayout::slot_file_path`].
-    pub fn file_number(&self) -> u32 {
-        self.file_number
-    }
-
-    /// Where in the file the extent's first byte goes. [`SLOT_BYTES`] from there on are the ticket's, so that the last write
-    /// may be padded to the alignment.
-    pub fn at(&self) -> u64 {
-        self.at
-    }
-
-    /// Bytes of the extent.
-    pub fn extent_bytes(&self) -> u32 {
-        self.extent_bytes
-    }
-}
-
-impl<D: Disk> fmt::Debug for FillTicket<D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FillTicket(file {}, at {})", self.file_number, self.at)
     }
 }
 

@@ -149,3 +149,54 @@ fn hits_are_served_while_the_index_is_loaded() {
     assert!(!server.cores[0].is_loaded());
     assert!(server.read(1));
 }
+
+fn index_count(disk: &MemoryDisk) -> usize {
+    let files = disk.files.borrow();
+    let names = files.keys().map(|path| path.to_string_lossy());
+    names.filter(|name| name.contains("index")).count()
+}
+
+/// A warm disk, and a server started on it whose one core has been dealt nothing yet.
+fn warm_and_unloaded() -> (MemoryDisk, Server, Loader<MemoryDisk>) {
+    let disk = MemoryDisk::default();
+    let config = CacheConfig::tiny();
+    let server = Server::start(&disk, &config, 1);
+    server.hits(0..100);
+    server.stop();
+    let (server, loader) = Server::start_unloaded(&disk, &config, 1);
+    assert_eq!(index_count(&disk), 2);
+    (disk, server, loader)
+}
+
+/// A flush that began before all was dealt used to count as having written all of it: a kill right behind it found
+/// neither the old generation nor the rest of the new one.
+#[test]
+fn what_is_dealt_while_the_index_is_written_keeps_the_old_generation_alive() {
+    let (disk, server, mut loader) = warm_and_unloaded();
+    assert!(server.load_step(&mut loader));
+    let release = disk.hold_writes();
+    let mut flush = Box::pin(server.cores[0].flush());
+    assert!(flush.as_mut().now_or_never().is_none(), "held up");
+    while server.load_step(&mut loader) {}
+    drop(release);
+    assert_eq!(flush.now_or_never(), Some(true));
+    assert_eq!(index_count(&disk), 2, "the rest is not written yet");
+    assert!(server.flush());
+    assert_eq!(index_count(&disk), 1);
+    drop(server);
+    let server = Server::start(&disk, &CacheConfig::tiny(), 1);
+    assert_eq!(server.hits(0..100), 100);
+}
+
+#[test]
+fn the_old_generation_stays_until_the_new_one_is_durable() {
+    let (disk, server, mut loader) = warm_and_unloaded();
+    while server.load_step(&mut loader) {}
+    disk.sync_broken.set(true);
+    assert!(!server.flush());
+    assert_eq!(index_count(&disk), 2);
+    assert_eq!(server.cores[0].stats().index_errors, 1);
+    disk.sync_broken.set(false);
+    assert!(server.flush());
+    assert_eq!(index_count(&disk), 1);
+}
