@@ -13,9 +13,6 @@ use crate::exit::{Exit, Failure};
 /// Tenants and branches of the server's object store.
 pub type ServerCatalog = Catalog<StoreClient>;
 
-/// The layout of the keys in all branches that this program writes.
-pub const KEY_SPACE_TAG: [u8; 8] = *b"pg-key-1";
-
 /// What a client can do about an error of the catalog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CatalogErrorKind {
@@ -43,7 +40,9 @@ pub fn kind(error: &CatalogError) -> CatalogErrorKind {
         | CatalogError::OtherProvider { .. }
         | CatalogError::OtherKeySpace { .. }
         | CatalogError::WalTooLarge { .. } => CatalogErrorKind::Refused,
-        CatalogError::UploaderStopped { .. } => CatalogErrorKind::Unavailable,
+        CatalogError::UploaderStopped { .. } | CatalogError::WriterBroken { .. } => {
+            CatalogErrorKind::Unavailable
+        }
         CatalogError::Manifest(error) => manifest_kind(error),
     }
 }
@@ -104,7 +103,8 @@ fn manifest_kind(error: &ManifestError) -> CatalogErrorKind {
             ..
         }
         | ManifestError::OutcomeUnknown { .. } => CatalogErrorKind::Unavailable,
-        ManifestError::Record(_)
+        ManifestError::Store(StoreError::Truncated { .. })
+        | ManifestError::Record(_)
         | ManifestError::Gap { .. }
         | ManifestError::Inconsistent { .. }
         | ManifestError::NoSuchDek { .. } => CatalogErrorKind::Corrupt,

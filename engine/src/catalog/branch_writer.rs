@@ -77,7 +77,19 @@ pub struct CommitFacts {
     pub base_backup: Option<(u32, Lsn, Lsn)>,
 }
 
+/// Where a new branch leaves another one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ParentLink {
+    pub(super) branch: BranchId,
+    pub(super) left_at: Lsn,
+    /// From where on the parent can be read.
+    pub(super) readable_from: Lsn,
+}
+
 /// Takes the versions of a new branch. Dropping it leaves nothing visible.
+///
+/// A call that failed, or whose future was dropped before its end, may have lost versions on their way. Every later one is
+/// refused with [`CatalogError::WriterBroken`], so that no branch becomes visible with a hole in it.
 pub struct BranchWriter<O> {
     objects: O,
     parts: CatalogParts,
@@ -93,6 +105,10 @@ pub struct BranchWriter<O> {
     ended: Receiver<()>,
     progress: Arc<Mutex<Progress>>,
     wal_objects: u64,
+    /// The parent's horizon: the branch shows nothing older than its parent does.
+    readable_from_min: Lsn,
+    /// Set while a call is at work; found set by the next call, that one did not come to a good end.
+    broken: bool,
 }
 
 /// The half that seals and uploads. [`LayerUploads::run`] runs until its writer has committed or is gone.
@@ -125,7 +141,7 @@ impl<O: Objects> BranchWriter<O> {
         parts: CatalogParts,
         tenant: Arc<Tenant>,
         name: &str,
-        parent: Option<(BranchId, Lsn)>,
+        parent: Option<ParentLink>,
         timelines: Vec<TimelineSpan>,
         config: WriterConfig,
     ) -> Result<(BranchWriter<O>, LayerUploads<O>), CatalogError> {
@@ -138,7 +154,7 @@ impl<O: Objects> BranchWriter<O> {
         let creation = Creation {
             name_hash: tenant.name_key().keyed_hash(name.as_bytes()),
             key_space: parts.key_space_tag,
-            parent,
+            parent: parent.map(|link| (link.branch, link.left_at)),
             timelines,
         };
         let log = ManifestLog::create(
@@ -175,6 +191,8 @@ impl<O: Objects> BranchWriter<O> {
             ended: end_receiver,
             progress,
             wal_objects: 0,
+            readable_from_min: parent.map_or(Lsn(0), |link| link.readable_from),
+            broken: false,
         };
         Ok((writer, uploads))
     }
@@ -188,28 +206,36 @@ impl<O: Objects> BranchWriter<O> {
     /// windows they are a mistake. Waits when windows are sealed and uploaded more slowly than they are filled.
     ///
     /// # Errors
-    /// What stopped the uploads, if something did. The writer is then of no more use.
+    /// What stopped the uploads, if something did. The writer is then of no more use, and says so.
     ///
     /// # Panics
     /// If the value is longer than a page, or the LSN is none.
     pub async fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<(), CatalogError> {
         assert!(lsn.is_valid(), "a version has an LSN");
+        self.check_sound()?;
         let partition = self.parts.key_space.partition(&key);
         self.window.push(partition, key, lsn, value);
         if self.window.bytes() >= self.config.window_bytes {
+            self.broken = true;
             self.hand_over().await?;
+            self.broken = false;
         }
         Ok(())
     }
 
     /// Stores the next piece of the WAL that belongs to the import, sealed; at most [`WAL_PIECE_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// `WalTooLarge`, which changes nothing; after any other one the writer is of no more use.
     pub async fn put_wal(&mut self, start: Lsn, bytes: &[u8]) -> Result<(), CatalogError> {
+        self.check_sound()?;
         if bytes.len() > WAL_PIECE_BYTES_MAX {
             return Err(CatalogError::WalTooLarge {
                 wal_bytes: bytes.len(),
                 bytes_max: WAL_PIECE_BYTES_MAX,
             });
         }
+        self.broken = true;
         let (id, dek) = self.log.names().next_dek().await?;
         let number = self.wal_objects;
         let owner = (self.tenant.id(), self.branch);
@@ -220,10 +246,12 @@ impl<O: Objects> BranchWriter<O> {
             return Err(StoreError::AlreadyExists { path }.into());
         }
         self.wal_objects += 1;
+        self.broken = false;
         Ok(())
     }
 
-    /// Waits for all uploads, commits the branch, and puts its name: from then on it is visible.
+    /// Waits for all uploads, commits the branch, and puts its name: from then on it is visible. It is readable from
+    /// `facts.readable_from` on, or from its parent's horizon, whichever is later.
     ///
     /// # Errors
     /// `BranchExists`: somebody took the name meanwhile; nothing is visible of this one. After an error of the store
@@ -232,6 +260,7 @@ impl<O: Objects> BranchWriter<O> {
     /// # Cancellation
     /// Dropping the future leaves the branch visible or not, never in between.
     pub async fn commit(mut self, facts: CommitFacts) -> Result<BranchId, CatalogError> {
+        self.check_sound()?;
         if !self.window.is_empty() {
             self.hand_over().await?;
         }
@@ -250,7 +279,7 @@ impl<O: Objects> BranchWriter<O> {
         self.log
             .commit(Edit {
                 last_lsn: facts.last_lsn,
-                readable_from: Some(facts.readable_from),
+                readable_from: Some(facts.readable_from.max(self.readable_from_min)),
                 base_backup: facts.base_backup.map(|(timeline, start, stop)| BaseBackup {
                     timeline,
                     start,
@@ -313,6 +342,18 @@ impl<O: Objects> BranchWriter<O> {
         };
         self.log.commit(edit).await?;
         Ok(true)
+    }
+
+    /// Commits as writers did that did not know of horizons.
+    #[cfg(test)]
+    pub(crate) fn forget_parents_horizon(&mut self) {
+        self.readable_from_min = Lsn(0);
+    }
+
+    fn check_sound(&self) -> Result<(), CatalogError> {
+        let branch = self.branch;
+        let broken = CatalogError::WriterBroken { branch };
+        if self.broken { Err(broken) } else { Ok(()) }
     }
 
     fn check_uploads(&self) -> Result<(), CatalogError> {

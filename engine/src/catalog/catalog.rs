@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{StreamExt, TryStreamExt, future, stream};
 
-use super::branch_writer::{BranchWriter, LayerUploads, WriterConfig};
+use super::branch_writer::{BranchWriter, LayerUploads, ParentLink, WriterConfig};
 use super::error::CatalogError;
 use super::names::check_name;
 use super::records::{NameRecord, WalPiece, open_begun, open_wal, parse_wal};
 use super::tenant::Tenant;
 use crate::crypto::entropy::Entropy;
 use crate::crypto::key_provider::KeyProvider;
-use crate::manifest::{Branch, FetchedLog, ManifestError, TimelineSpan, names};
+use crate::manifest::{Branch, FetchedLog, KeyTables, ManifestError, TimelineSpan, names};
 use crate::store::objects::Objects;
 use crate::types::{BranchId, Id, KeySpace, Lsn, TenantId};
 
@@ -194,18 +194,37 @@ impl<O: Objects> Catalog<O> {
         tenant: TenantId,
         id: BranchId,
     ) -> Result<Arc<Branch>, CatalogError> {
+        self.open_branch_of(tenant, id, self.tenant(tenant)).await
+    }
+
+    /// [`Catalog::open_branch`] with the tenant as `opened` opens it.
+    pub(crate) async fn open_branch_of<E: From<CatalogError>>(
+        &self,
+        tenant: TenantId,
+        id: BranchId,
+        opened: impl Future<Output = Result<Arc<Tenant>, E>>,
+    ) -> Result<Arc<Branch>, E> {
+        let log = FetchedLog::fetch(&self.objects, tenant, id);
+        let (opened, log) = future::join(opened, log).await;
+        let keys = Arc::clone(opened?.keys());
+        Ok(self.branch_of_log(keys, id, log).await?)
+    }
+
+    async fn branch_of_log(
+        &self,
+        keys: Arc<KeyTables>,
+        id: BranchId,
+        log: Result<FetchedLog, ManifestError>,
+    ) -> Result<Arc<Branch>, CatalogError> {
         let no_such_branch = || CatalogError::NoSuchBranch {
-            tenant,
+            tenant: keys.tenant(),
             branch: id.to_string(),
         };
-        let log = FetchedLog::fetch(&self.objects, tenant, id);
-        let (opened, log) = future::join(self.tenant(tenant), log).await;
-        let keys = Arc::clone(opened?.keys());
         let log = log.map_err(|error| match error {
             ManifestError::NoSuchBranch { .. } => no_such_branch(),
             other => other.into(),
         })?;
-        let branch = Branch::open_fetched(&self.objects, keys, id, &log).await?;
+        let branch = Branch::open_fetched(&self.objects, Arc::clone(&keys), id, &log).await?;
         if branch.readable_from().is_none() {
             return Err(no_such_branch());
         }
@@ -232,23 +251,7 @@ impl<O: Objects> Catalog<O> {
         timelines: Vec<TimelineSpan>,
         config: WriterConfig,
     ) -> Result<(BranchWriter<O>, LayerUploads<O>), CatalogError> {
-        check_name(name)?;
-        if self.name_record(tenant, name).await?.is_some() {
-            return Err(CatalogError::BranchExists {
-                tenant: tenant.id(),
-                name: name.to_owned(),
-            });
-        }
-        BranchWriter::begin(
-            self.objects.clone(),
-            self.parts.clone(),
-            Arc::clone(tenant),
-            name,
-            None,
-            timelines,
-            config,
-        )
-        .await
+        self.begin(tenant, name, None, timelines, config).await
     }
 
     /// Begins a branch that continues `parent` from `at` on: everything at or below is the parent's, nothing is
@@ -264,14 +267,33 @@ impl<O: Objects> Catalog<O> {
         at: Lsn,
         config: WriterConfig,
     ) -> Result<(BranchWriter<O>, LayerUploads<O>), CatalogError> {
-        check_name(name)?;
-        let readable = parent.readable_from().is_some_and(|from| from <= at);
-        if !readable || at > parent.last_lsn() || parent.tenant() != tenant.id() {
+        let horizon = parent.readable_from().filter(|horizon| *horizon <= at);
+        let horizon = horizon.filter(|_| at <= parent.last_lsn() && parent.tenant() == tenant.id());
+        let Some(readable_from) = horizon else {
             return Err(CatalogError::OutsideParent {
                 parent: parent.id(),
                 at,
             });
-        }
+        };
+        let link = ParentLink {
+            branch: parent.id(),
+            left_at: at,
+            readable_from,
+        };
+        let timelines = parent.facts().creation.timelines.clone();
+        self.begin(tenant, name, Some(link), timelines, config)
+            .await
+    }
+
+    async fn begin(
+        &self,
+        tenant: &Arc<Tenant>,
+        name: &str,
+        parent: Option<ParentLink>,
+        timelines: Vec<TimelineSpan>,
+        config: WriterConfig,
+    ) -> Result<(BranchWriter<O>, LayerUploads<O>), CatalogError> {
+        check_name(name)?;
         if self.name_record(tenant, name).await?.is_some() {
             return Err(CatalogError::BranchExists {
                 tenant: tenant.id(),
@@ -283,8 +305,8 @@ impl<O: Objects> Catalog<O> {
             self.parts.clone(),
             Arc::clone(tenant),
             name,
-            Some((parent.id(), at)),
-            parent.facts().creation.timelines.clone(),
+            parent,
+            timelines,
             config,
         )
         .await

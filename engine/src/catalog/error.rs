@@ -78,6 +78,12 @@ pub enum CatalogError {
         /// The branch.
         branch: BranchId,
     },
+    /// An earlier call of this writer failed or was dropped halfway, so it no longer knows what it has written.
+    #[error("branch {branch}: its writer failed before and is of no more use")]
+    WriterBroken {
+        /// The branch.
+        branch: BranchId,
+    },
     /// A piece of WAL is larger than one object may be.
     #[error("a piece of WAL of {wal_bytes} bytes, at most {bytes_max}")]
     WalTooLarge {

@@ -1,9 +1,12 @@
 //! The catalog from an empty store to pages read back, with crashes at every put.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Context;
 
 use futures_util::future::{BoxFuture, join};
+use futures_util::task::noop_waker_ref;
 
 use super::*;
 use crate::crypto::entropy::Entropy;
@@ -295,6 +298,79 @@ fn a_writer_or_uploads_that_are_dropped_leave_nothing_visible() {
     assert_eq!(run(catalog.orphans(&tenant)).expect("lists").len(), 2);
     let refused = run(catalog.open_branch(tenant.id(), id));
     assert!(matches!(refused, Err(CatalogError::NoSuchBranch { .. })));
+}
+
+/// A window that was handed over by a call that was dropped is gone. The next calls went on without it, and the branch
+/// became visible with a hole.
+#[test]
+fn a_writer_is_of_no_use_after_a_call_that_failed_or_was_dropped() {
+    let world = World::new();
+    let catalog = world.catalog();
+    let tenant = run(catalog.create_tenant("acme")).expect("creates");
+    let begin = |catalog: &Catalog<MemoryObjects>| {
+        run(catalog.begin_branch(&tenant, "main", timelines(), WriterConfig::tiny()))
+            .expect("begins")
+    };
+
+    // Nobody takes the windows: the second that is full waits, and is dropped while it does.
+    let (mut writer, uploads) = begin(&catalog);
+    let id = writer.id();
+    let waited = (0..PAGES).find(|&number| {
+        let page = page(number);
+        let mut put = pin!(writer.put(key(number), Lsn(0x1000), Value::Image(&page)));
+        let mut cx = Context::from_waker(noop_waker_ref());
+        put.as_mut().poll(&mut cx).is_pending()
+    });
+    assert!(waited.is_some());
+    let refused = run(writer.put(key(1), Lsn(0x1000), Value::Image(&page(1))));
+    assert!(matches!(refused, Err(CatalogError::WriterBroken { branch }) if branch == id));
+    let refused = run(writer.put_wal(Lsn(0x1000), b"wal"));
+    assert!(matches!(refused, Err(CatalogError::WriterBroken { .. })));
+    let (outcome, ()) = run(join(writer.commit(FACTS), uploads.run(InlineCpu)));
+    assert!(matches!(outcome, Err(CatalogError::WriterBroken { .. })));
+
+    // The uploads have ended: the put that meets that fails, and so does what follows.
+    let (mut writer, uploads) = begin(&catalog);
+    drop(uploads);
+    let mut puts = (0..PAGES).map(|number| {
+        let page = page(number);
+        run(writer.put(key(number), Lsn(0x1000), Value::Image(&page)))
+    });
+    let failed = puts.find_map(Result::err).expect("nobody takes windows");
+    assert!(matches!(failed, CatalogError::UploaderStopped { .. }));
+    let refused = run(writer.commit(FACTS));
+    assert!(matches!(refused, Err(CatalogError::WriterBroken { .. })));
+    assert_eq!(run(catalog.branches(&tenant)).expect("lists"), []);
+}
+
+/// Below its parent's horizon a child would show versions that the parent refuses to.
+#[test]
+fn a_child_is_not_readable_below_its_parents_horizon() {
+    let world = World::new();
+    let catalog = world.catalog();
+    let tenant = run(catalog.create_tenant("acme")).expect("creates");
+    let id = run(import(&catalog, &tenant, "main")).expect("imports");
+    let parent = run(catalog.open_branch(tenant.id(), id)).expect("opens");
+    let horizon = FACTS.readable_from;
+    let begin = |name, at| catalog.begin_child(&tenant, name, &parent, at, WriterConfig::tiny());
+    assert!(matches!(
+        run(begin("early", Lsn(horizon.0 - 1))),
+        Err(CatalogError::OutsideParent { .. })
+    ));
+    for (name, asked, gets) in [
+        ("older", Lsn(horizon.0 - 0x100), horizon),
+        ("same", horizon, horizon),
+    ] {
+        let (writer, uploads) = run(begin(name, horizon)).expect("begins");
+        let facts = CommitFacts {
+            readable_from: asked,
+            last_lsn: horizon,
+            base_backup: None,
+        };
+        let (child, ()) = run(join(writer.commit(facts), uploads.run(InlineCpu)));
+        let child = run(catalog.open_branch(tenant.id(), child.expect("commits")));
+        assert_eq!(child.expect("opens").readable_from(), Some(gets), "{name}");
+    }
 }
 
 #[test]
