@@ -122,6 +122,8 @@ pub struct EngineStats {
     pub latency: LatencyHistograms,
     /// The caches of all cores together.
     pub cache: CacheStats,
+    /// The cache of each core that answered, by the core's number.
+    pub core_caches: Vec<(usize, CacheStats)>,
     /// The store threads.
     pub store: StoreStatsSnapshot,
 }
@@ -232,6 +234,7 @@ impl Engine {
             counts: ShardCounts::default(),
             latency: LatencyHistograms::default(),
             cache: CacheStats::default(),
+            core_caches: Vec::new(),
             store: self.store.stats(),
         };
         for (number, end) in self.cores.iter().enumerate() {
@@ -245,15 +248,19 @@ impl Engine {
             if let Ok((latency, cache)) = answer.recv().await {
                 stats.latency.merge(&latency);
                 stats.cache.merge(&cache);
+                stats.core_caches.push((number, cache));
             }
             stats.counts.merge(&end.counters.snapshot());
         }
         stats
     }
 
-    /// Whether a core has ended though nobody stopped it: a panic took it down, and what it owned is served no more.
-    /// The process is better ended than kept.
-    pub fn has_lost_core(&self) -> bool {
+    /// Whether a core or a store thread has ended though nobody stopped it: a panic took it down, and what it owned is
+    /// served no more. The process is better ended than kept.
+    pub fn has_lost_thread(&self) -> bool {
+        if self.store.has_lost_thread() {
+            return true;
+        }
         let joins = self.joins.lock().unwrap_or_else(|e| e.into_inner());
         joins.iter().any(CoreHandle::is_finished)
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::types::{Key, Lsn};
 use engine::{Core, ErrorKind, ReadError};
-use harness::engine::{Site, block_key, page_of};
+use harness::engine::{RunningEngine, Site, block_key, page_of};
 
 const LSN: Lsn = Lsn(100);
 
@@ -138,10 +138,11 @@ async fn a_restart_finds_the_cache_warm_with_any_number_of_cores() {
     let branch = site.write_branch("main", &versions).await;
     let place = (site.tenant, branch);
     let mut fetched_cold = 0;
+    let mut filled = 0;
     for cores in [1, 2, 7, 2] {
         let running = site.start(cores, |_| {});
         // The index loads behind the start.
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        wait_for_cache(&running, filled).await;
         let keys: Vec<Key> = versions.iter().map(|(key, _)| *key).collect();
         let right = running
             .on_core(0, async move |core: Core| {
@@ -149,8 +150,12 @@ async fn a_restart_finds_the_cache_warm_with_any_number_of_cores() {
             })
             .await;
         assert_eq!(right, 1500);
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let counts = running.engine.stats().await.counts;
+        filled = wait_for_cache(&running, 1).await;
+        let stats = running.engine.stats().await;
+        assert_eq!(stats.core_caches.len(), cores);
+        let hits = stats.core_caches.iter().map(|(_, cache)| cache.hits);
+        assert_eq!(hits.sum::<u64>(), stats.cache.hits);
+        let counts = stats.counts;
         if cores == 1 {
             fetched_cold = counts.extents_demanded + counts.extents_ahead;
         } else {
@@ -159,6 +164,9 @@ async fn a_restart_finds_the_cache_warm_with_any_number_of_cores() {
                 fetched * 20 <= fetched_cold,
                 "{cores} cores, {fetched_cold} when cold: {counts:?}"
             );
+            // The first reads load indexes from the store and pages from the cache: they are no misses.
+            assert!(counts.reads_cache_after_load > 0, "{counts:?}");
+            assert!(counts.reads_store * 20 <= 1500, "{counts:?}");
         }
         running.stop();
     }
@@ -304,7 +312,7 @@ async fn damaged_cache_files_cost_a_fetch_and_never_a_wrong_page() {
             .await,
         200
     );
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let filled = wait_for_cache(&running, 1).await;
     running.stop();
     let slots: Vec<_> = std::fs::read_dir(site.data_dir())
         .expect("the data directory")
@@ -323,7 +331,7 @@ async fn damaged_cache_files_cost_a_fetch_and_never_a_wrong_page() {
         std::fs::write(&path, bytes).expect("a slot file");
     }
     let running = site.start(1, |_| {});
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    wait_for_cache(&running, filled).await;
     assert_eq!(
         running
             .on_core(0, async move |core: Core| read_all(&core, place, &keys)
@@ -337,6 +345,20 @@ async fn damaged_cache_files_cost_a_fetch_and_never_a_wrong_page() {
         "the damage was not met: {counts:?}"
     );
     running.stop();
+}
+
+/// Waits until at least `slots` of the cache are in use, and no more become so for a while; says how many are.
+async fn wait_for_cache(running: &RunningEngine, slots: u32) -> u32 {
+    let mut before = 0;
+    for _ in 0..200 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let used = running.engine.stats().await.cache.slots_used;
+        if used >= slots && used == before {
+            return used;
+        }
+        before = used;
+    }
+    panic!("{before} slots are in use, {slots} were expected");
 }
 
 fn walk(path: std::path::PathBuf) -> Vec<std::path::PathBuf> {
@@ -451,21 +473,46 @@ async fn a_branch_shows_its_parent_up_to_where_it_left_and_its_own_versions_abov
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_thread_that_panics_is_noticed() {
+    let site = Site::new().await;
+    let branch = site.write_branch("main", &blocks(1, 10)).await;
+    let running = site.start(1, |_| {});
+    assert!(!running.engine.has_lost_thread());
+    site.control.panic_at_next_request();
+    let tenant = site.tenant;
+    let opened = running
+        .on_core(0, async move |core: Core| {
+            core.open_branch(tenant, branch).await.map(|_| ())
+        })
+        .await;
+    let kind = opened.expect_err("nobody answers").kind();
+    assert_eq!(kind, ErrorKind::Unavailable);
+    for _ in 0..100 {
+        if running.engine.has_lost_thread() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(running.engine.has_lost_thread());
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_core_that_panics_is_noticed_and_named_at_the_stop() {
     let site = Site::new().await;
     let running = site.start(2, |_| {});
-    assert!(!running.engine.has_lost_core());
+    assert!(!running.engine.has_lost_thread());
     running
         .engine
         .run_on_core(1, async |_core: Core| panic!("on purpose"))
         .await;
     for _ in 0..100 {
-        if running.engine.has_lost_core() {
+        if running.engine.has_lost_thread() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(running.engine.has_lost_core());
+    assert!(running.engine.has_lost_thread());
     let error = running.engine.stop().expect_err("a core panicked");
     assert!(error.to_string().contains("on purpose"), "{error}");
 }

@@ -1,15 +1,17 @@
-//! The branches and layers open in this process. Opening one asks the store and the key provider, once for all cores;
-//! from then on it has a number, and cores know it by that.
+//! The branches and layers open in this process. Opening one asks the store and the key provider, once for all cores and
+//! all who wait for it, who share the outcome; from then on it has a number, and cores know it by that.
+//!
+//! What can't be opened leaves nothing behind: the tables grow with what there is, not with what is asked for.
 //!
 //! Nothing here is touched by a read that hits: cores keep handles of their own (`layers.rs`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::OnceCell;
-
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError, Tenant};
 use crate::error::ReadError;
+use crate::io::clock::{Clock, Moment, within};
 use crate::layer::{LayerId, LayerIndex};
 use crate::manifest::{Branch, LayerSection, ManifestError, names};
 use crate::store::StoreClient;
@@ -18,20 +20,24 @@ use crate::types::{BranchId, Lsn, ObjectId, TenantId};
 
 use super::layers::{LayerKey, OpenLayer};
 use super::request::BranchNumber;
+use super::shared_load::{Outcome, SharedLoad};
 
 /// All branches and layers open in this process, and what opens them.
-pub struct SharedBranches {
+pub struct SharedBranches(Arc<Shared>);
+
+struct Shared {
     catalog: Catalog<StoreClient>,
     tables: Mutex<Tables>,
+    tenants: SharedLoad<TenantId, Arc<Tenant>>,
+    branches: SharedLoad<(TenantId, BranchId), BranchNumber>,
+    layers: SharedLoad<ObjectId, Arc<OpenLayer>>,
 }
 
 #[derive(Default)]
 struct Tables {
-    /// Held by whoever opens a branch of that tenant.
-    tenants: HashMap<TenantId, Arc<tokio::sync::Mutex<()>>>,
     numbers: HashMap<(TenantId, BranchId), BranchNumber>,
     branches: Vec<Arc<SharedBranch>>,
-    layers: HashMap<ObjectId, Arc<OnceCell<Arc<OpenLayer>>>>,
+    layers: HashMap<ObjectId, Arc<OpenLayer>>,
 }
 
 /// An open branch.
@@ -40,30 +46,88 @@ pub(super) struct SharedBranch {
     pub(super) branch: Arc<Branch>,
     /// The branch it left, and where.
     pub(super) parent: Option<(BranchNumber, Lsn)>,
+    /// From where on it can be read: nowhere below its parent's horizon, since below that the parent's part of its
+    /// history is not whole.
     pub(super) readable_from: Lsn,
 }
 
 impl SharedBranches {
     /// None open yet; `catalog` opens those that will be.
     pub fn new(catalog: Catalog<StoreClient>) -> SharedBranches {
-        SharedBranches {
+        SharedBranches(Arc::new(Shared {
             catalog,
             tables: Mutex::default(),
-        }
+            tenants: SharedLoad::default(),
+            branches: SharedLoad::default(),
+            layers: SharedLoad::default(),
+        }))
     }
 
-    /// The number of a branch; opens it and its ancestors if they are not open.
+    /// The number of a branch; opens it and its ancestors if they are not open. All who ask for it while it is being
+    /// opened get the same answer, at most `wait_max` after the first of them asked.
     pub(super) async fn open(
         &self,
+        (tenant, branch): (TenantId, BranchId),
+        clock: &impl Clock,
+        wait_max: Duration,
+    ) -> Result<BranchNumber, ReadError> {
+        if let Some(number) = self.0.number_of(tenant, branch) {
+            return Ok(number);
+        }
+        let now = clock.now();
+        let opened = self.0.branches.join((tenant, branch), now, || {
+            Arc::clone(&self.0).open(tenant, branch)
+        });
+        let left = wait_max.saturating_sub(now.since(opened.began()));
+        within(clock, left, opened).await.unwrap_or_else(|| {
+            Err(ReadError::unavailable(format_args!(
+                "branch {branch}: not opened within {wait_max:?}"
+            )))
+        })
+    }
+
+    /// A branch by its number.
+    ///
+    /// # Panics
+    /// If no branch has it.
+    pub(super) fn get(&self, number: BranchNumber) -> Arc<SharedBranch> {
+        Arc::clone(&self.0.tables().branches[number as usize])
+    }
+
+    /// The open layer of a section; fetches its index and its key, at once, the first time. Bounded by the deadlines
+    /// of the store and the key provider.
+    pub(super) async fn layer(
+        &self,
+        branch: &SharedBranch,
+        section: &LayerSection,
+    ) -> Result<Arc<OpenLayer>, ReadError> {
+        let known = |shared: &Shared| shared.tables().layers.get(&section.object).cloned();
+        if let Some(layer) = known(&self.0) {
+            return Ok(layer);
+        }
+        let opened = self.0.layers.join(section.object, Moment::default(), || {
+            let shared = Arc::clone(&self.0);
+            let (branch, section) = (Arc::clone(&branch.branch), *section);
+            async move {
+                let layer = open_layer(&branch, &section, shared.catalog.objects()).await?;
+                let mut tables = shared.tables();
+                // One that ended just before this began, if there was one.
+                Ok(Arc::clone(
+                    tables.layers.entry(section.object).or_insert(layer),
+                ))
+            }
+        });
+        opened.await
+    }
+}
+
+impl Shared {
+    /// Opened from the branch upwards, numbered from the root downwards.
+    async fn open(
+        self: Arc<Self>,
         tenant: TenantId,
         branch: BranchId,
     ) -> Result<BranchNumber, ReadError> {
-        if let Some(number) = self.number_of(tenant, branch) {
-            return Ok(number);
-        }
-        let turn = Arc::clone(self.tables().tenants.entry(tenant).or_default());
-        let _turn = turn.lock().await;
-        // Opened from the branch upwards, numbered from the root downwards.
         let mut opened = Vec::new();
         let mut next = Some(branch);
         let mut number = None;
@@ -72,11 +136,8 @@ impl SharedBranches {
             if number.is_some() {
                 break;
             }
-            let state = self
-                .catalog
-                .open_branch(tenant, id)
-                .await
-                .map_err(catalog_error)?;
+            let keys = self.tenant(tenant);
+            let state = self.catalog.open_branch_of(tenant, id, keys).await?;
             next = state.facts().creation.parent.map(|(parent, _)| parent);
             opened.push(state);
         }
@@ -86,26 +147,13 @@ impl SharedBranches {
         Ok(number.expect("the branch was known or has been opened"))
     }
 
-    /// A branch by its number.
-    ///
-    /// # Panics
-    /// If no branch has it.
-    pub(super) fn get(&self, number: BranchNumber) -> Arc<SharedBranch> {
-        Arc::clone(&self.tables().branches[number as usize])
-    }
-
-    /// The open layer of a section; fetches its index and its key, at once, the first time.
-    pub(super) async fn layer(
-        &self,
-        branch: &SharedBranch,
-        section: &LayerSection,
-    ) -> Result<Arc<OpenLayer>, ReadError> {
-        let cell = Arc::clone(self.tables().layers.entry(section.object).or_default());
-        let store = self.catalog.objects();
-        let layer = cell
-            .get_or_try_init(|| open_layer(&branch.branch, section, store))
-            .await?;
-        Ok(Arc::clone(layer))
+    /// A tenant with its keys: one call to the key provider for all of its branches that are opened at once.
+    async fn tenant(&self, tenant: TenantId) -> Outcome<Arc<Tenant>> {
+        let opened = self.tenants.join(tenant, Moment::default(), || {
+            let catalog = self.catalog.clone();
+            async move { Ok(catalog.tenant(tenant).await?) }
+        });
+        opened.await
     }
 
     fn number_of(&self, tenant: TenantId, branch: BranchId) -> Option<BranchNumber> {
@@ -118,23 +166,28 @@ impl SharedBranches {
         parent: Option<BranchNumber>,
     ) -> Result<BranchNumber, ReadError> {
         let left_at = branch.facts().creation.parent.map(|(_, left_at)| left_at);
-        let readable_from = branch.readable_from().ok_or_else(|| {
+        let own_horizon = branch.readable_from().ok_or_else(|| {
             ReadError::unavailable(format_args!(
                 "branch {}: its import is not complete",
                 branch.id()
             ))
         })?;
+        let id = (branch.tenant(), branch.id());
         let mut tables = self.tables();
+        if let Some(&number) = tables.numbers.get(&id) {
+            // An ancestor of two branches that were opened at once.
+            return Ok(number);
+        }
         let number = BranchNumber::try_from(tables.branches.len()).expect("branches are few");
-        tables
-            .numbers
-            .insert((branch.tenant(), branch.id()), number);
+        tables.numbers.insert(id, number);
         let parent = parent.zip(left_at);
+        let parents_horizon =
+            parent.map(|(parent, _)| tables.branches[parent as usize].readable_from);
         tables.branches.push(Arc::new(SharedBranch {
             number,
             branch,
             parent,
-            readable_from,
+            readable_from: parents_horizon.map_or(own_horizon, |theirs| theirs.max(own_horizon)),
         }));
         Ok(number)
     }
@@ -164,7 +217,7 @@ async fn open_layer(
         reason: reason.into(),
     };
     let sealed = sealed.map_err(|error| match error {
-        StoreError::NotFound { .. } | StoreError::ShortBody { .. } => corrupt(error.to_string()),
+        StoreError::NotFound { .. } | StoreError::Truncated { .. } => corrupt(error.to_string()),
         other => ReadError::unavailable(other),
     })?;
     match LayerIndex::open(key.opener(), &id, &sealed, section.index_at) {
@@ -176,9 +229,11 @@ async fn open_layer(
 /// What a reader is told of a manifest that could not be read.
 pub(super) fn manifest_error(error: ManifestError) -> ReadError {
     match error {
-        ManifestError::Store(StoreError::NotFound { .. }) => ReadError::Metadata {
-            reason: error.to_string().into(),
-        },
+        ManifestError::Store(StoreError::NotFound { .. } | StoreError::Truncated { .. }) => {
+            ReadError::Metadata {
+                reason: error.to_string().into(),
+            }
+        }
         ManifestError::Store(_) | ManifestError::Provider { .. } => ReadError::unavailable(error),
         other => ReadError::Metadata {
             reason: other.to_string().into(),
@@ -186,16 +241,23 @@ pub(super) fn manifest_error(error: ManifestError) -> ReadError {
     }
 }
 
-fn catalog_error(error: CatalogError) -> ReadError {
-    match error {
-        CatalogError::NoSuchTenant(_)
-        | CatalogError::NoSuchBranch { .. }
-        | CatalogError::Manifest(ManifestError::NoSuchBranch { .. }) => ReadError::NoSuchBranch {
-            reason: error.to_string().into(),
-        },
-        CatalogError::Manifest(error) => manifest_error(error),
-        other => ReadError::Metadata {
-            reason: other.to_string().into(),
-        },
+impl From<CatalogError> for ReadError {
+    fn from(error: CatalogError) -> ReadError {
+        match error {
+            CatalogError::NoSuchTenant(_)
+            | CatalogError::NoSuchBranch { .. }
+            | CatalogError::Manifest(ManifestError::NoSuchBranch { .. }) => {
+                ReadError::NoSuchBranch {
+                    reason: error.to_string().into(),
+                }
+            }
+            CatalogError::Manifest(error) => manifest_error(error),
+            other => ReadError::Metadata {
+                reason: other.to_string().into(),
+            },
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -231,10 +231,11 @@ fn deliver<D: Disk>(run: &[RunExtent<D>], current: &mut usize, mut at: u64, mut 
     }
 }
 
-/// A missing or short layer is damage; everything else may pass.
+/// A missing layer, or one that is stored shorter than its index says, is damage; everything else may pass, a body that
+/// was cut off on its way too.
 pub(super) fn store_error(layer: &LayerOnCore, error: StoreError) -> ReadError {
     match error {
-        StoreError::NotFound { .. } | StoreError::ShortBody { .. } => ReadError::Corrupt {
+        StoreError::NotFound { .. } | StoreError::Truncated { .. } => ReadError::Corrupt {
             object: layer.object(),
             reason: error.to_string().into(),
         },

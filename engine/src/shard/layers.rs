@@ -193,6 +193,7 @@ impl OpenLayer {
                 Ok(Some(Found {
                     len,
                     version: place.first_lsn,
+                    fetched: false,
                 }))
             }
             BlockContents::Delta => Err(LayerError::NeedsRedo { part: place.part() }),
@@ -208,6 +209,7 @@ impl OpenLayer {
                 Ok(Some(Found {
                     len: entry.value.len(),
                     version: entry.lsn,
+                    fetched: false,
                 }))
             }
         }
@@ -251,14 +253,20 @@ impl BranchOnCore {
         self.shared.parent
     }
 
-    /// Refuses an LSN that the branch can't show.
-    pub(super) fn check_readable(&self, at: Lsn) -> Result<(), ReadError> {
+    /// Refuses an LSN that the branch does not show any more.
+    pub(super) fn check_horizon(&self, at: Lsn) -> Result<(), ReadError> {
         if at < self.readable_from() {
             return Err(ReadError::Gone {
                 at,
                 horizon: self.readable_from(),
             });
         }
+        Ok(())
+    }
+
+    /// Refuses an LSN that the branch can't show.
+    pub(super) fn check_readable(&self, at: Lsn) -> Result<(), ReadError> {
+        self.check_horizon(at)?;
         if at > self.last_lsn() {
             return Err(ReadError::NotYet {
                 at,

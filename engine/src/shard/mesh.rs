@@ -4,7 +4,7 @@
 //! its own, in order, and goes on when the receiver has made room; how much there can be is bounded by the reads in
 //! flight, which the windows bound. A bell wakes a sleeping core once, however many messages follow.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ use super::request::Message;
 /// One core's end of the mesh.
 pub struct MeshEnd {
     core: usize,
+    /// The peer that is heard first next time.
+    first_heard: Cell<usize>,
     lines: Vec<Option<Line>>,
     bells: Arc<[AtomicWaker]>,
 }
@@ -41,6 +43,7 @@ impl MeshEnd {
         let mut ends: Vec<MeshEnd> = (0..cores)
             .map(|core| MeshEnd {
                 core,
+                first_heard: Cell::new(0),
                 lines: (0..cores).map(|_| None).collect(),
                 bells: Arc::clone(&bells),
             })
@@ -78,12 +81,18 @@ impl MeshEnd {
         self.bells[to].wake();
     }
 
-    /// Takes what has arrived, at most one ring full from each peer, and hands it on; says how many messages.
+    /// Takes what has arrived, at most [`RECEIVE_MAX`] messages, and hands it on; says how many. Peers take turns at being
+    /// heard first, so that none is kept waiting by the others.
     pub(crate) fn receive(&self, mut take: impl FnMut(Message)) -> usize {
+        let peers = self.lines.len();
+        let first = self.first_heard.get();
+        self.first_heard.set((first + 1) % peers);
         let mut count = 0;
-        for (peer, line) in self.lines.iter().enumerate() {
-            let Some(line) = line else { continue };
-            let arrived = line.incoming.borrow().slots();
+        for peer in (first..peers).chain(0..first) {
+            let Some(line) = &self.lines[peer] else {
+                continue;
+            };
+            let arrived = line.incoming.borrow().slots().min(RECEIVE_MAX - count);
             for _ in 0..arrived {
                 let message = line.incoming.borrow_mut().pop();
                 take(message.expect("that many had arrived"));
@@ -99,15 +108,19 @@ impl MeshEnd {
         count
     }
 
-    /// Completes when something has arrived, or when a full ring has room again.
+    /// Completes when something has arrived, or when a full ring has room again; never before the other tasks of this
+    /// core had their turn, so that a stream of messages does not keep it from them.
     pub(crate) async fn wait(&self) {
         let mut first = true;
         poll_fn(|cx| {
-            self.bells[self.core].register(cx.waker());
-            if self.has_work() || !first {
+            if !first {
                 return Poll::Ready(());
             }
             first = false;
+            self.bells[self.core].register(cx.waker());
+            if self.has_work() {
+                cx.waker().wake_by_ref();
+            }
             Poll::Pending
         })
         .await;
@@ -168,6 +181,9 @@ impl Line {
         moved
     }
 }
+
+/// Messages taken at once, before other tasks have their turn: a few hundred microseconds of them.
+const RECEIVE_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -250,5 +266,61 @@ mod tests {
                     });
             });
         });
+    }
+
+    #[test]
+    fn a_flood_is_taken_in_bounded_parts_and_from_all_peers_in_turn() {
+        let ends = MeshEnd::mesh(3, RECEIVE_MAX);
+        for position in 0..RECEIVE_MAX as u64 {
+            ends[1].send(0, answer(position));
+            ends[2].send(0, answer(1_000_000 + position));
+        }
+        let heard = || {
+            let mut heard = Vec::new();
+            let count = ends[0].receive(|message| match message {
+                Message::Answer(answer) => heard.push(answer.origin.position >= 1_000_000),
+                _ => panic!("nobody asked"),
+            });
+            assert_eq!(count, heard.len());
+            heard
+        };
+        let (first, second) = (heard(), heard());
+        assert_eq!((first.len(), second.len()), (RECEIVE_MAX, RECEIVE_MAX));
+        assert!(heard().is_empty());
+        // Nobody is starved by one peer that never pauses.
+        for position in 0..RECEIVE_MAX as u64 {
+            ends[1].send(0, answer(position));
+        }
+        ends[2].send(0, answer(1_000_000));
+        let mut rounds = 0;
+        while !heard().contains(&true) {
+            (0..RECEIVE_MAX).for_each(|_| ends[1].send(0, answer(0)));
+            rounds += 1;
+            assert!(rounds < 3, "the third core is not heard");
+        }
+    }
+
+    /// While messages kept coming, the task that takes them never let another one run.
+    #[test]
+    fn other_tasks_have_their_turn_while_messages_keep_coming() {
+        let mut ends = MeshEnd::mesh(2, 4);
+        let receiver = ends.pop().expect("two ends");
+        let sender = ends.pop().expect("two ends");
+        sender.send(1, answer(0));
+        let other_ran = Cell::new(false);
+        let pump = async {
+            let mut turns = 0;
+            while !other_ran.get() {
+                receiver.wait().await;
+                receiver.receive(|_| sender.send(1, answer(0)));
+                turns += 1;
+                assert!(turns < 1000, "the other task waits");
+            }
+        };
+        let other = async { other_ran.set(true) };
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("runtime")
+            .block_on(futures_util::future::join(pump, other));
     }
 }

@@ -7,6 +7,7 @@
 //! holds a reader; what the shard holds in memory is bounded by its config and by the reads in flight.
 
 mod branches;
+mod config;
 mod extent_flight;
 mod fetch;
 mod layers;
@@ -16,8 +17,10 @@ mod page_pool;
 mod read_ahead;
 mod read_path;
 mod reader_queue;
+mod reads;
 mod request;
 mod scan;
+mod shared_load;
 mod single_load;
 mod stats;
 mod window;
@@ -40,8 +43,10 @@ use crate::store::StoreClient;
 use crate::types::{BranchId, Key, KeySpace, Lsn, TenantId};
 
 pub use self::branches::SharedBranches;
+pub use self::config::ShardConfig;
 pub use self::mesh::MeshEnd;
 pub use self::page_pool::Page;
+pub use self::reads::Reads;
 pub use self::stats::{Counter, LatencyHistograms, ShardCounters, ShardCounts};
 pub use self::window::Answer;
 
@@ -51,8 +56,8 @@ use self::page_pool::PagePool;
 use self::read_ahead::ReadAhead;
 use self::read_path::{Patience, Stop};
 use self::reader_queue::ReaderQueue;
-use self::request::{Message, Origin, ReadAnswer, ReadRequest};
-use self::window::{Window, Windows};
+use self::request::{Message, ReadAnswer, ReadRequest};
+use self::window::Windows;
 
 /// What a shard runs on.
 pub trait Platform: 'static {
@@ -62,68 +67,6 @@ pub trait Platform: 'static {
     type Clock: Clock;
     /// Starts its tasks.
     type Spawner: Spawner;
-}
-
-/// Limits of one shard.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ShardConfig {
-    /// Reads of the device at once, and so reader tasks. Range 1..=4096. Default 128.
-    pub readers: usize,
-    /// Pages kept for reuse. Range 1..=65,536. Default 1,024 (8 MiB).
-    pub pooled_pages_max: usize,
-    /// Bytes fetched at once for a sequential reader. Range 256 KiB..=16 MiB. Default 8 MiB.
-    pub ahead_bytes_max: u64,
-    /// Bytes of extent directories kept in memory. Range 64 KiB..=64 GiB. Default 64 MiB.
-    pub directory_bytes_max: usize,
-    /// Bytes of opened pages kept in memory; zero keeps none. Default 0.
-    pub ram_bytes_max: usize,
-}
-
-impl Default for ShardConfig {
-    fn default() -> Self {
-        ShardConfig {
-            readers: 128,
-            pooled_pages_max: 1024,
-            ahead_bytes_max: 8 << 20,
-            directory_bytes_max: 64 << 20,
-            ram_bytes_max: 0,
-        }
-    }
-}
-
-impl ShardConfig {
-    /// Every limit as small as it works, so that tests reach the corners.
-    pub fn tiny() -> ShardConfig {
-        ShardConfig {
-            readers: 2,
-            pooled_pages_max: 2,
-            ahead_bytes_max: 512 << 10,
-            directory_bytes_max: 64 << 10,
-            ram_bytes_max: 16 * 8192,
-        }
-    }
-
-    /// All problems at once: field, value, range. Empty if there are none.
-    pub fn problems(&self) -> Vec<String> {
-        let checks = [
-            ("readers", self.readers as u64, 1, 4096),
-            ("pooled_pages_max", self.pooled_pages_max as u64, 1, 65_536),
-            ("ahead_bytes_max", self.ahead_bytes_max, 256 << 10, 16 << 20),
-            (
-                "directory_bytes_max",
-                self.directory_bytes_max as u64,
-                64 << 10,
-                64 << 30,
-            ),
-            ("ram_bytes_max", self.ram_bytes_max as u64, 0, 1 << 40),
-        ];
-        let outside = checks
-            .into_iter()
-            .filter(|(_, value, min, max)| value < min || value > max);
-        outside
-            .map(|(name, value, min, max)| format!("shard.{name}: {value} is not in {min}..={max}"))
-            .collect()
-    }
 }
 
 /// What a shard is made of.
@@ -244,26 +187,24 @@ impl<P: Platform> Shard<P> {
 
     /// A window for at most `capacity` reads in flight.
     pub fn reads(&self, capacity: usize) -> Reads<P> {
-        let (slot, window) = self.0.windows.open(capacity);
-        Reads {
-            state: Rc::clone(&self.0),
-            slot,
-            window,
-            capacity,
-        }
+        Reads::open(&self.0, capacity)
     }
 
     /// Opens a branch for reading on this core; the first time in a process this asks the object store and the key
-    /// provider.
+    /// provider. All who ask meanwhile, on any core, share the answer.
     /// # Errors
-    /// `NotFound` where there is no such branch, else what the store or the keys say.
+    /// `NotFound` where there is no such branch, `Unavailable` where it took longer than
+    /// [`ShardConfig::open_deadline`], else what the store or the keys say.
     pub async fn open_branch(
         &self,
         tenant: TenantId,
         branch: BranchId,
     ) -> Result<BranchHandle, ReadError> {
-        let number = self.0.branches.open(tenant, branch).await?;
-        Ok(BranchHandle(self.0.branch(number)))
+        let state = &self.0;
+        let wait_max = state.config.open_deadline;
+        let id = (tenant, branch);
+        let number = state.branches.open(id, &state.clock, wait_max).await?;
+        Ok(BranchHandle(state.branch(number)))
     }
 
     /// One value, read by itself. Allocates; for connections there is [`Shard::reads`].
@@ -379,7 +320,11 @@ impl<P: Platform> ShardState<P> {
         let result = match outcome {
             Ok(found) => {
                 self.remember(&request, found);
-                self.counters.reads_store.add(1);
+                if found.fetched {
+                    self.counters.reads_store.add(1);
+                } else {
+                    self.counters.reads_cache_after_load.add(1);
+                }
                 self.record(Tier::Store, &request);
                 Ok(found.len)
             }
@@ -501,66 +446,4 @@ enum Tier {
     Ram,
     Cache,
     Store,
-}
-
-/// A window of reads in flight on one core: answers come in the order of the pushes. Allocates nothing per read.
-/// Dropping it gives up the answers; the reads run to their end.
-pub struct Reads<P: Platform> {
-    state: Rc<ShardState<P>>,
-    slot: u32,
-    window: Rc<Window>,
-    capacity: usize,
-}
-
-impl<P: Platform> Reads<P> {
-    /// Whether another read may be pushed.
-    pub fn has_room(&self) -> bool {
-        self.window.len() < self.capacity
-    }
-
-    /// Reads pushed whose answers were not taken yet.
-    pub fn in_flight(&self) -> usize {
-        self.window.len()
-    }
-
-    /// Asks for the newest version of `key` at or below `at`. It is under way at once.
-    /// # Panics
-    /// If there is no room.
-    pub fn push(&mut self, branch: &BranchHandle, key: Key, at: Lsn) {
-        assert!(self.has_room(), "a window takes what it was made for");
-        let origin = Origin {
-            core: u16::try_from(self.state.mesh.core()).expect("cores are few"),
-            window: self.slot,
-            generation: self.window.generation(),
-            position: self.window.reserve(),
-        };
-        self.state.submit(ReadRequest {
-            branch: branch.0.number(),
-            key,
-            at,
-            origin,
-            started: self.state.clock.now(),
-            page: self.state.pool.take(),
-        });
-    }
-
-    /// The oldest answer, once it is there; `None` if nothing is in flight.
-    ///
-    /// Its errors: `NotFound`, no version at or below the LSN; `Gone`, the branch is readable from a later LSN on;
-    /// `NotYet`, it has not come that far; `Unavailable`, store or device did not answer in time, retrying is safe;
-    /// `Corrupt`, a fresh copy from the store does not open.
-    pub async fn next(&mut self) -> Option<Answer> {
-        self.window.take(&self.state.pool).await
-    }
-
-    /// The oldest answer if it is there already.
-    pub fn try_next(&mut self) -> Option<Answer> {
-        self.window.try_take(&self.state.pool)
-    }
-}
-
-impl<P: Platform> Drop for Reads<P> {
-    fn drop(&mut self) {
-        self.state.windows.close(self.slot);
-    }
 }

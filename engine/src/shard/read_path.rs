@@ -53,6 +53,8 @@ impl From<ReadError> for Stop {
 pub(super) struct Found {
     pub(super) len: usize,
     pub(super) version: Lsn,
+    /// Whether its extent came from the store.
+    pub(super) fetched: bool,
 }
 
 /// What is wanted of an extent.
@@ -101,6 +103,8 @@ impl<P: Platform> ShardState<P> {
             };
             at_most = at_most.min(left_at);
             branch = self.branch(parent);
+            // What an ancestor has given up it does not show to its descendants either.
+            branch.check_horizon(at_most)?;
         }
     }
 
@@ -173,7 +177,13 @@ impl<P: Platform> ShardState<P> {
         }
         match patience {
             Patience::Hits => Err(Stop::NeedsStore),
-            Patience::Store => Ok(self.read_fetched(wanted, page).await?),
+            Patience::Store => {
+                let found = self.read_fetched(wanted, page).await?;
+                Ok(found.map(|found| Found {
+                    fetched: true,
+                    ..found
+                }))
+            }
         }
     }
 

@@ -114,6 +114,7 @@ impl<P: Platform> ShardState<P> {
         let mut next = Some((branch, at));
         while let Some((branch, at)) = next {
             let branch = self.branch(branch);
+            branch.check_horizon(at)?;
             let sections = patient(self.sections(&branch, partition, Patience::Store).await)?;
             for part in sections.between(&from, &to, at) {
                 let layer = patient(self.layer(&branch, part, Patience::Store).await)?;

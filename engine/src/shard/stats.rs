@@ -71,7 +71,10 @@ counters! {
     reads_ram,
     /// Reads answered by one read of a cached extent (or two, where the directory had to be read).
     reads_cache,
-    /// Reads that waited for the object store.
+    /// Reads answered from the cache after an index, or a list of sections, was loaded from the store: the first reads
+    /// of each layer and partition after a start.
+    reads_cache_after_load,
+    /// Reads whose value came from the object store.
     reads_store,
     /// Reads answered with an error other than "not found".
     reads_failed,
@@ -116,9 +119,9 @@ counters! {
 pub struct LatencyHistograms {
     /// Answered from RAM.
     pub ram: Histogram<u64>,
-    /// Answered from the local cache.
+    /// Answered from the local cache alone.
     pub cache: Histogram<u64>,
-    /// Answered after the object store was asked.
+    /// Answered after the object store was asked, for the value or for what leads to it.
     pub store: Histogram<u64>,
     /// The device read alone.
     pub device: Histogram<u64>,

@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use engine::EngineStats;
+use engine::cache::CacheStats;
 use engine::store::stats::{Outcome, RequestKind};
 use hdrhistogram::Histogram;
 
@@ -24,6 +25,7 @@ pub(super) async fn metrics(State(state): State<Arc<AdminState>>) -> impl IntoRe
         1,
     );
     put_engine(&mut page, &stats);
+    put_caches(&mut page, &stats);
     put_store(&mut page, &stats);
     put_frontend(&mut page, &state);
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
@@ -40,6 +42,7 @@ fn put_engine(page: &mut Exposition, stats: &EngineStats) {
     for (tier, value) in [
         ("ram", counts.reads_ram),
         ("cache", counts.reads_cache),
+        ("cache_after_load", counts.reads_cache_after_load),
         ("store", counts.reads_store),
         ("not_found", counts.reads_not_found),
         ("failed", counts.reads_failed),
@@ -80,6 +83,45 @@ fn put_engine(page: &mut Exposition, stats: &EngineStats) {
             page.gauge(&name, "See docs/OPERATIONS.md.", value);
         } else {
             page.counter(&format!("{name}_total"), "See docs/OPERATIONS.md.", value);
+        }
+    }
+}
+
+fn put_caches(page: &mut Exposition, stats: &EngineStats) {
+    type Value = fn(&CacheStats) -> u64;
+    let families: [(&str, &str, &str, Value); 7] = [
+        ("hits_total", "counter", "Extents found.", |c| c.hits),
+        ("misses_total", "counter", "Extents not found.", |c| {
+            c.misses
+        }),
+        (
+            "evictions_total",
+            "counter",
+            "Extents that made room for others.",
+            |c| c.evictions,
+        ),
+        (
+            "doubtful_total",
+            "counter",
+            "Extents dropped because they did not open.",
+            |c| c.doubtful,
+        ),
+        (
+            "index_errors_total",
+            "counter",
+            "Writes of the cache's index that failed.",
+            |c| c.index_errors,
+        ),
+        ("slots", "gauge", "Slots of the core.", |c| c.slots.into()),
+        ("slots_used", "gauge", "Slots that are in use.", |c| {
+            c.slots_used.into()
+        }),
+    ];
+    for (name, kind, help, value) in families {
+        let name = format!("pageserver_cache_{name}");
+        page.family(&name, kind, help);
+        for (core, cache) in &stats.core_caches {
+            page.sample(&name, &[("core", &core.to_string())], value(cache));
         }
     }
 }

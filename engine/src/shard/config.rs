@@ -1,0 +1,98 @@
+//! Settings of a shard.
+
+use std::time::Duration;
+
+/// Limits of one shard.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShardConfig {
+    /// Reads of the device at once, and so reader tasks. Range 1..=4096. Default 128.
+    pub readers: usize,
+    /// Pages kept for reuse. Range 1..=65,536. Default 1,024 (8 MiB).
+    pub pooled_pages_max: usize,
+    /// Bytes fetched at once for a sequential reader. Range 256 KiB..=16 MiB. Default 8 MiB.
+    pub ahead_bytes_max: u64,
+    /// Bytes of extent directories kept in memory. Range 64 KiB..=64 GiB. Default 64 MiB.
+    pub directory_bytes_max: usize,
+    /// Bytes of opened pages kept in memory; zero keeps none. Default 0.
+    pub ram_bytes_max: usize,
+    /// Longest wait for a branch to be opened, from when the first asked for it: the manifests and keys of it and of its
+    /// ancestors. Range 1 ms..=1 h. Default 30 s.
+    pub open_deadline: Duration,
+}
+
+impl Default for ShardConfig {
+    fn default() -> Self {
+        ShardConfig {
+            readers: 128,
+            pooled_pages_max: 1024,
+            ahead_bytes_max: 8 << 20,
+            directory_bytes_max: 64 << 20,
+            ram_bytes_max: 0,
+            open_deadline: Duration::from_secs(30),
+        }
+    }
+}
+
+impl ShardConfig {
+    /// Every limit as small as it works, so that tests reach the corners.
+    pub fn tiny() -> ShardConfig {
+        ShardConfig {
+            readers: 2,
+            pooled_pages_max: 2,
+            ahead_bytes_max: 512 << 10,
+            directory_bytes_max: 64 << 10,
+            ram_bytes_max: 16 * 8192,
+            open_deadline: Duration::from_secs(5),
+        }
+    }
+
+    /// All problems at once: field, value, range. Empty if there are none.
+    pub fn problems(&self) -> Vec<String> {
+        let checks = [
+            ("readers", self.readers as u64, 1, 4096),
+            ("pooled_pages_max", self.pooled_pages_max as u64, 1, 65_536),
+            ("ahead_bytes_max", self.ahead_bytes_max, 256 << 10, 16 << 20),
+            (
+                "directory_bytes_max",
+                self.directory_bytes_max as u64,
+                64 << 10,
+                64 << 30,
+            ),
+            ("ram_bytes_max", self.ram_bytes_max as u64, 0, 1 << 40),
+        ];
+        let outside = checks
+            .into_iter()
+            .filter(|(_, value, min, max)| value < min || value > max);
+        let mut problems: Vec<String> = outside
+            .map(|(name, value, min, max)| format!("shard.{name}: {value} is not in {min}..={max}"))
+            .collect();
+        let deadlines = Duration::from_millis(1)..=Duration::from_secs(3600);
+        if !deadlines.contains(&self.open_deadline) {
+            problems.push(format!(
+                "shard.open_deadline: {:?} is not in 1ms..=1h",
+                self.open_deadline
+            ));
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_every_problem_is_named_at_once() {
+        assert_eq!(ShardConfig::default().problems(), Vec::<String>::new());
+        assert_eq!(ShardConfig::tiny().problems(), Vec::<String>::new());
+        let wrong = ShardConfig {
+            readers: 0,
+            pooled_pages_max: 0,
+            ahead_bytes_max: 0,
+            directory_bytes_max: 0,
+            ram_bytes_max: usize::MAX,
+            open_deadline: Duration::ZERO,
+        };
+        assert_eq!(wrong.problems().len(), 6);
+    }
+}
