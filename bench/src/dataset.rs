@@ -11,9 +11,8 @@ use engine::layer::Value;
 use engine::manifest::TimelineSpan;
 use engine::store::store_url::StoreUrl;
 use engine::types::{BranchId, Key, Lsn, TenantId};
-use pageserver::catalog::KEY_SPACE_TAG;
 use postgres::key::{Fork, PostgresKey, Relation};
-use postgres::key_space::PostgresKeySpace;
+use postgres::key_space::{KEY_SPACE_TAG, PostgresKeySpace};
 use postgres::value::{DatabaseDirectory, RelationSize};
 
 use crate::device::require_space;

@@ -17,11 +17,11 @@ use engine::store::store_url::{StoreUrl, StoreUrlError};
 use engine::store::{StoreClient, StoreConfig};
 use engine::types::{Id, KeySpace};
 use engine::{Engine, EngineConfig, EngineParts, SharedBranches, StartError};
-use postgres::key_space::PostgresKeySpace;
+use postgres::key_space::{KEY_SPACE_TAG, PostgresKeySpace};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
-use crate::catalog::{KEY_SPACE_TAG, ServerCatalog};
+use crate::catalog::ServerCatalog;
 use crate::exit::{Exit, Failure};
 
 /// What to open.

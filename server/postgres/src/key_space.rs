@@ -1,6 +1,6 @@
 //! Which partition and stripe each key belongs to: part of the stored format, the same for ever.
 //!
-//! | key                                   | stripe                                | hashed                                            |
+//! | key                                   | stripe                                | hashed for the stripe                             |
 //! |---------------------------------------|---------------------------------------|---------------------------------------------------|
 //! | block of a relation                   | 1,024 blocks (8 MiB) of a fork        | 0, tablespace, database, relation, fork, block / 1024 |
 //! | size of a fork, relation map          | all of one database                   | 1, database                                       |
@@ -9,11 +9,25 @@
 //!
 //! The hash starts at 0 and takes one 32-bit word after the other: `hash = fmix64((hash ^ word) + GOLDEN)`, all
 //! wrapping, `fmix64` being MurmurHash3's 64-bit finalizer. The stripe is the hash itself (neighbours of different
-//! stripes differ but for a chance of 2^-64), the partition its upper half modulo 1,024.
+//! stripes differ but for a chance of 2^-64).
+//!
+//! The partition of a block is `combine(murmur32(relation), murmur32(block / 1024))` modulo 1,024: what sharded clients
+//! of the pagestream protocol compute of a page to choose among their addresses, at a stripe of 1,024 blocks. So where the
+//! number of cores divides 1,024, and a client is given one address per core, its requests for pages arrive at the
+//! core that owns them. `murmur32` is MurmurHash3's 32-bit finalizer, `combine(a, b)` is
+//! `a ^ (b + 0x9e3779b9 + (a << 6) + (a >> 2))`, all wrapping. Tablespace, database and fork are not part of it: the
+//! catalogs of many databases, and the small forks beside a relation, share partitions and so extents.
+//!
+//! The partition of every other key is the upper half of its stripe's hash modulo 1,024. (Clients ask for all else at
+//! their first address; sizes follow their database all the same, or one core would hold those of all databases.)
 
 use engine::types::{Key, KeySpace, Partition};
 
 use crate::key::{PostgresKey, Relation};
+
+/// Names these rules and the layout of the keys, in every branch that is written: one written with others is refused.
+/// The first rules dealt blocks to partitions by another hash.
+pub const KEY_SPACE_TAG: [u8; 8] = *b"pg-key-2";
 
 /// Blocks of a relation's fork that stay together in one partition.
 pub const STRIPE_BLOCKS: u32 = 1024;
@@ -26,6 +40,13 @@ pub struct PostgresKeySpace;
 
 impl KeySpace for PostgresKeySpace {
     fn partition(&self, key: &Key) -> Partition {
+        if let Some(PostgresKey::Block {
+            relation, block, ..
+        }) = PostgresKey::decode(key)
+        {
+            let stripe = murmur32(block / STRIPE_BLOCKS);
+            return Partition::of_hash(combine(murmur32(relation.number), stripe));
+        }
         let upper = u32::try_from(self.stripe(key) >> 32).expect("32 bits are left");
         Partition::of_hash(upper)
     }
@@ -78,6 +99,17 @@ fn hash_words<const N: usize>(words: [u32; N]) -> u64 {
     })
 }
 
+fn murmur32(mut hash: u32) -> u32 {
+    hash = (hash ^ (hash >> 16)).wrapping_mul(0x85eb_ca6b);
+    hash = (hash ^ (hash >> 13)).wrapping_mul(0xc2b2_ae35);
+    hash ^ (hash >> 16)
+}
+
+fn combine(a: u32, b: u32) -> u32 {
+    let moved = (a << 6).wrapping_add(a >> 2);
+    a ^ b.wrapping_add(0x9e37_79b9).wrapping_add(moved)
+}
+
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[cfg(test)]
@@ -86,6 +118,14 @@ mod tests {
 
     use super::*;
     use crate::key::{Fork, Slru};
+
+    const CLIENT_HASHES: [(u32, u32, u32); 5] = [
+        (0x2122_2324, 0x3132_3334, 0xb345_b882),
+        (16384, 0, 0x2607_364c),
+        (16384, 1024, 0x9555_de87),
+        (1259, 0, 0xbef6_0bf2),
+        (0xffff_ffff, 0xffff_ffff, 0x880f_55e9),
+    ];
 
     fn block(number: u32, block: u32) -> Key {
         PostgresKey::Block {
@@ -119,6 +159,48 @@ mod tests {
             space.partition(&block(16384, 7)),
             space.partition(&block(16384, 1000))
         );
+    }
+
+    /// Hashes that a client computes, worked out apart from this code.
+    #[test]
+    fn a_sharded_client_asks_the_core_that_owns_the_page() {
+        for (relation, at, hash) in CLIENT_HASHES {
+            let partition = PostgresKeySpace.partition(&block(relation, at)).number();
+            for cores in (0..=10).map(|power| 1_u32 << power) {
+                assert_eq!(
+                    u32::from(partition) % cores,
+                    hash % cores,
+                    "block {at} of relation {relation}, {cores} addresses"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn forks_and_databases_share_partitions_and_no_stripes() {
+        let space = PostgresKeySpace;
+        let of = |database, fork| {
+            let relation = Relation {
+                tablespace: 1663,
+                database,
+                number: 1259,
+            };
+            let block = 3;
+            PostgresKey::Block {
+                relation,
+                fork,
+                block,
+            }
+            .encode()
+        };
+        let keys = [
+            of(1, Fork::Main),
+            of(2, Fork::Main),
+            of(1, Fork::FreeSpaceMap),
+        ];
+        let partitions: HashSet<_> = keys.iter().map(|key| space.partition(key)).collect();
+        let stripes: HashSet<_> = keys.iter().map(|key| space.stripe(key)).collect();
+        assert_eq!((partitions.len(), stripes.len()), (1, 3));
     }
 
     #[test]
