@@ -243,11 +243,16 @@ impl<S: Read + Write> Connection<S> {
         branch: &str,
     ) -> Result<PageClient<S>, ClientError> {
         self.begin_pages(version, tenant, branch)?;
-        Ok(PageClient {
+        Ok(self.into_pages(version))
+    }
+
+    /// The client of a pagestream that [`begin_pages`](Self::begin_pages) began.
+    pub fn into_pages(self, version: u8) -> PageClient<S> {
+        PageClient {
             connection: self,
             version,
             next_id: 1 << 60,
-        })
+        }
     }
 }
 

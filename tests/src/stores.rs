@@ -12,6 +12,7 @@ use std::time::Duration;
 use engine::store::store_url::StoreUrl;
 use object_store::azure::{AzureAccessKey, AzureAuthorizer, AzureCredential};
 use object_store::client::{HttpRequest, HttpRequestBody};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::gcs_stub::GcsStub;
 use crate::tools;
@@ -20,7 +21,7 @@ use crate::tools;
 pub struct StoreServer {
     store: StoreUrl,
     endpoint: String,
-    _process: Process,
+    process: Process,
 }
 
 enum Process {
@@ -61,7 +62,7 @@ impl StoreServer {
                 ],
             ),
             endpoint,
-            _process: Process::Child(child),
+            process: Process::Child(child),
         }
     }
 
@@ -86,7 +87,7 @@ impl StoreServer {
                 ],
             ),
             endpoint,
-            _process: Process::Child(child),
+            process: Process::Child(child),
         }
     }
 
@@ -104,13 +105,36 @@ impl StoreServer {
                 ],
             ),
             endpoint,
-            _process: Process::Stub(stub),
+            process: Process::Stub(stub),
         }
     }
 
     /// The server's address, `http://…`.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    /// Makes the server hang: it takes connections and requests, and answers none until it is resumed.
+    /// # Panics
+    /// If it has ended.
+    pub fn suspend(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    /// # Panics
+    /// If it has ended.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let Process::Child(child) = &self.process else {
+            panic!("a server in this process can't be stopped");
+        };
+        let pid = i32::try_from(child.id()).expect("a process id");
+        let pid = Pid::from_raw(pid).expect("not zero");
+        kill_process(pid, signal).expect("it is there");
     }
 
     /// The store in it.

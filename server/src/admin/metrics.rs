@@ -12,6 +12,8 @@ use hdrhistogram::Histogram;
 
 use super::AdminState;
 use super::exposition::Exposition;
+use crate::pagestream::counters;
+use crate::pagestream::latency::RequestLatency;
 
 /// All metrics, in the Prometheus text format.
 #[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, body = String, content_type = "text/plain")))]
@@ -179,7 +181,7 @@ fn put_frontend(page: &mut Exposition, state: &AdminState) {
         .collect();
     let Some(first) = cores.first() else { return };
     for (index, (counter, help, _)) in first.iter().enumerate() {
-        let gauge = *counter == "connections_open";
+        let gauge = counters::GAUGES.contains(counter);
         let name = if gauge {
             format!("pageserver_pages_{counter}")
         } else {
@@ -189,6 +191,15 @@ fn put_frontend(page: &mut Exposition, state: &AdminState) {
         for (number, core) in cores.iter().enumerate() {
             page.sample(&name, &[("core", &number.to_string())], core[index].2);
         }
+    }
+    let name = "pageserver_pages_request_seconds";
+    page.family(
+        name,
+        "histogram",
+        "From taking a request off its connection to having its answer ready to be sent.",
+    );
+    for (kind, histogram) in RequestLatency::merged(state.server.pages.latencies()) {
+        page.histogram(name, &[("kind", kind)], &histogram, NANOSECOND);
     }
 }
 

@@ -73,6 +73,8 @@ pub struct PagesConfig {
     pub frame_max: Size,
     /// From accept to an open session. Range 100ms..=5m.
     pub handshake_timeout: Span,
+    /// Longest wait for a branch to open. Range 1s..=5m.
+    pub open_timeout: Span,
     /// Silence after which a connection is closed. Range 1s..=7d.
     pub idle_timeout: Span,
     /// How long a client may leave an answer unread. Range 1s..=1h.
@@ -95,6 +97,7 @@ impl Default for PagesConfig {
             requests_per_core_max: 4_096,
             frame_max: Size(8 << 10),
             handshake_timeout: Span(Duration::from_secs(10)),
+            open_timeout: Span(Duration::from_secs(30)),
             idle_timeout: Span(Duration::from_secs(3_600)),
             write_timeout: Span(Duration::from_secs(60)),
             lsn_wait_timeout: Span(Duration::from_secs(5)),
@@ -354,6 +357,7 @@ impl PagesConfig {
             "100ms",
             "5m",
         );
+        problems.span("pages.open_timeout", self.open_timeout, "1s", "5m");
         problems.span("pages.idle_timeout", self.idle_timeout, "1s", "7d");
         problems.span("pages.write_timeout", self.write_timeout, "1s", "1h");
         problems.span("pages.lsn_wait_timeout", self.lsn_wait_timeout, "0", "5m");

@@ -40,6 +40,8 @@ pub(super) enum RequestError {
         last: Lsn,
         waited: std::time::Duration,
     },
+    #[error("{at} is not there (the last LSN is {last}), and the server is shutting down")]
+    Stopping { at: Lsn, last: Lsn },
     #[error(transparent)]
     Lsn(#[from] super::lsn_rules::BadLsn),
     #[error("{what}: {source}")]

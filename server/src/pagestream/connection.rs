@@ -7,14 +7,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use engine::io::glommio_clock::GlommioClock;
+use futures_util::{AsyncRead, AsyncWrite};
 
 use super::codec;
 use super::counters::FrontendCounters;
 use super::frames::{self, MalformedFrame, Severity};
 use super::inbox::Inbox;
+use super::latency::RequestLatency;
 use super::limits::{ConnectionPermit, RequestLimits};
-use super::patience::{Ended, Patience};
+use super::outbox::Outbox;
+use super::patience::{Deadline, Ended, Patience};
 use super::session::{self, Pagestream, Session};
 use super::startup::{self, Access, Startup};
 use super::stream::{PageStream, StreamEnd};
@@ -29,6 +32,8 @@ pub(super) struct CoreContext {
     pub(super) tls: Option<futures_rustls::TlsAcceptor>,
     pub(super) requests: Rc<RequestLimits>,
     pub(super) counters: Arc<FrontendCounters>,
+    pub(super) latency: Arc<RequestLatency>,
+    pub(super) clock: GlommioClock,
     pub(super) catalog: Arc<ServerCatalog>,
 }
 
@@ -38,6 +43,7 @@ pub(super) struct Settings {
     pub(super) frame_bytes_max: usize,
     pub(super) requests_max: usize,
     pub(super) handshake_timeout: Duration,
+    pub(super) open_timeout: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) write_timeout: Duration,
     pub(super) lsn_wait_timeout: Duration,
@@ -80,8 +86,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut startup = Startup::new(context.access.clone());
+    // One for all that comes before the session, however many pieces it comes in.
+    let deadline = patience.deadline(context.settings.handshake_timeout);
     let wire = Wire::new(&mut stream, context, patience);
-    let (opened, leftover) = wire.open_session(&mut startup).await?;
+    let (opened, leftover) = wire.open_session(&mut startup, deadline).await?;
     match opened {
         Opened::Closed => Ok(()),
         Opened::Session(wire) => wire.run_session(permit).await,
@@ -93,11 +101,11 @@ where
             }
             let tls = context.tls.as_ref();
             let acceptor = tls.expect("TLS is offered only where it is configured");
-            let limit = context.settings.handshake_timeout;
-            let mut stream = patience.idle(limit, acceptor.accept(stream)).await??;
+            let accepting = acceptor.accept(stream);
+            let mut stream = patience.idle_until(deadline, accepting).await??;
             startup.tls_started();
             let wire = Wire::new(&mut stream, context, patience);
-            match wire.open_session(&mut startup).await?.0 {
+            match wire.open_session(&mut startup, deadline).await?.0 {
                 Opened::Session(wire) => wire.run_session(permit).await,
                 Opened::Closed | Opened::StartTls => Ok(()),
             }
@@ -117,10 +125,7 @@ pub(super) struct Wire<'a, S> {
     pub(super) context: &'a CoreContext,
     pub(super) patience: &'a Patience,
     pub(super) inbox: Inbox,
-    pub(super) out: Vec<u8>,
-    /// Some of `out` may be sent already: after a write that was given up nothing may follow it, or the client
-    /// would take the new bytes for the rest of the frame that it has half of.
-    sending: bool,
+    pub(super) out: Outbox,
 }
 
 impl<'a, S> Wire<'a, S>
@@ -136,8 +141,7 @@ where
             context,
             patience,
             inbox: Inbox::new(capacity.max(frames::STARTUP_PACKET_BYTES_MAX)),
-            out: Vec::new(),
-            sending: false,
+            out: Outbox::default(),
         }
     }
 
@@ -145,19 +149,17 @@ where
     async fn open_session(
         mut self,
         startup: &mut Startup,
+        deadline: Deadline,
     ) -> Result<(Opened<'a, S>, bool), ConnectionError> {
+        let patience = self.patience;
         loop {
-            let (used, next) = startup.packet(self.inbox.received(), &mut self.out)?;
+            let (used, next) = startup.packet(self.inbox.received(), &mut self.out.bytes)?;
             self.inbox.consume(used);
-            self.flush().await?;
+            patience.idle_until(deadline, self.send()).await??;
             match next {
                 startup::Next::More if used > 0 => {}
                 startup::Next::More => {
-                    if self
-                        .receive(self.context.settings.handshake_timeout)
-                        .await?
-                        == 0
-                    {
+                    if patience.idle_until(deadline, self.receive()).await?? == 0 {
                         return Ok((Opened::Closed, false));
                     }
                 }
@@ -187,14 +189,12 @@ where
             }
         };
         if let Some((code, text)) = farewell
-            && !self.sending
+            && !self.out.is_cut_off()
         {
-            frames::put_error(&mut self.out, Severity::Fatal, code, text);
+            frames::put_error(&mut self.out.bytes, Severity::Fatal, code, text);
+            let patience = self.patience;
             // The client may be gone or not listening: then it misses a message, no more.
-            let _ = self
-                .patience
-                .within(FAREWELL_TIMEOUT, self.flush_all())
-                .await;
+            let _ = patience.within(FAREWELL_TIMEOUT, self.send()).await;
         }
         outcome
     }
@@ -205,29 +205,40 @@ where
             let limit = self.context.settings.frame_bytes_max;
             let Some(frame) = frames::next_frame(self.inbox.received(), limit)? else {
                 self.flush().await?;
-                if self.receive(self.context.settings.idle_timeout).await? == 0 {
+                let (patience, limit) = (self.patience, self.context.settings.idle_timeout);
+                if patience.idle(limit, self.receive()).await?? == 0 {
                     return Ok(());
                 }
                 continue;
             };
             let consumed = frame.consumed_bytes;
-            let next = session.message(frame, &mut self.out)?;
+            let next = session.message(frame, &mut self.out.bytes)?;
             self.inbox.consume(consumed);
             match next {
                 session::Next::More => {}
                 session::Next::Close => return Ok(()),
                 session::Next::Pagestream(ask) => {
-                    let opened = self.open_pagestream(&ask, permit).await;
+                    let limit = self.context.settings.open_timeout;
+                    let opening = self.open_pagestream(&ask, permit);
+                    let opened = match self.patience.idle(limit, opening).await {
+                        Ok(opened) => opened,
+                        Err(Ended::TimedOut) => {
+                            let (tenant, branch) = (&ask.tenant, &ask.branch);
+                            let text = format!("{tenant}/{branch} was not open after {limit:?}");
+                            Err(("57P03", text))
+                        }
+                        Err(Ended::Draining) => return Err(Ended::Draining.into()),
+                    };
                     let mut pages = match opened {
                         Ok(pages) => pages,
                         Err((code, text)) => {
-                            session.refuse_pagestream(&ask, code, &text, &mut self.out);
+                            session.refuse_pagestream(&ask, code, &text, &mut self.out.bytes);
                             continue;
                         }
                     };
-                    frames::put_copy_both(&mut self.out);
+                    frames::put_copy_both(&mut self.out.bytes);
                     match pages.run(self).await? {
-                        StreamEnd::Done => session.pagestream_done(&ask, &mut self.out),
+                        StreamEnd::Done => session.pagestream_done(&ask, &mut self.out.bytes),
                         StreamEnd::Closed => return Ok(()),
                     }
                 }
@@ -261,33 +272,27 @@ where
         Ok(PageStream::new(self.context, ask.version, tenant, branch))
     }
 
-    async fn receive(&mut self, limit: Duration) -> Result<usize, ConnectionError> {
+    async fn receive(&mut self) -> io::Result<usize> {
         let Wire { stream, inbox, .. } = self;
-        let receive = poll_fn(|cx| inbox.poll_receive(*stream, cx));
-        Ok(self.patience.idle(limit, receive).await??)
+        poll_fn(|cx| inbox.poll_receive(*stream, cx)).await
     }
 
     /// Sends all output; the client has to take it in time.
     pub(super) async fn flush(&mut self) -> Result<(), ConnectionError> {
-        if self.out.is_empty() {
-            return Ok(());
-        }
-        let limit = self.context.settings.write_timeout;
-        let patience = self.patience;
-        Ok(patience.within(limit, self.flush_all()).await??)
+        let (patience, limit) = (self.patience, self.context.settings.write_timeout);
+        Ok(patience.within(limit, self.send()).await??)
     }
 
-    async fn flush_all(&mut self) -> io::Result<()> {
-        self.sending = true;
-        self.stream.write_all(&self.out).await?;
-        self.stream.flush().await?;
-        self.sending = false;
-        self.context.counters.batches_written.add(1);
-        self.context
-            .counters
+    async fn send(&mut self) -> io::Result<()> {
+        if self.out.bytes.is_empty() {
+            return Ok(());
+        }
+        let sent = self.out.send(self.stream).await?;
+        let counters = &self.context.counters;
+        counters.batches_written.add(1);
+        counters
             .bytes_written
-            .add(self.out.len() as u64);
-        self.out.clear();
+            .add(u64::try_from(sent).unwrap_or(u64::MAX));
         Ok(())
     }
 }

@@ -35,13 +35,20 @@ macro_rules! counters {
         }
 
         impl FrontendCounters {
-            /// Name, help text and value of each.
+            /// Name, help text and value of each; see [`GAUGES`], too.
             pub fn named(&self) -> Vec<(&'static str, &'static str, u64)> {
                 vec![$((stringify!($name), concat!($($help),*).trim_ascii(), self.$name.get()),)*]
             }
         }
     };
 }
+
+/// Those that go down, too.
+pub const GAUGES: [&str; 3] = [
+    "connections_open",
+    "requests_in_flight",
+    "connections_waiting",
+];
 
 counters! {
     /// Connections accepted.
@@ -62,6 +69,10 @@ counters! {
     requests_other,
     /// Requests answered with an error.
     requests_failed,
+    /// Requests taken and not answered, now.
+    requests_in_flight,
+    /// Connections that wait until a request of theirs may be read, now.
+    connections_waiting,
     /// Pages answered as zeros because they lie past the end of their relation.
     pages_past_end,
     /// Writes to clients; many answers go out in one.

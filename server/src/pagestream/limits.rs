@@ -1,13 +1,12 @@
 //! Bounds on what clients may hold: connections, counted for the whole server when they come and go; and requests being
 //! read, counted on each core for itself, so that the hot path shares no counter. What is above a bound on requests waits
-//! in the client's own socket; what is above a bound on connections is refused.
+//! in the client's own socket, connection by connection in turn; what is above a bound on connections is refused.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use engine::types::TenantId;
 
@@ -110,15 +109,43 @@ impl Drop for ConnectionPermit {
 }
 
 /// Requests being read on one core.
+///
+/// Places that come free go to connections that wait, first come first served, before anybody else: a connection that is
+/// never short of requests can't keep another one out. Who waits for room of its tenant holds up no other tenant.
 #[derive(Debug)]
 pub struct RequestLimits {
     per_core_max: u32,
     per_tenant_max: u32,
     in_flight: Cell<u32>,
     /// Only tenants that have connections here.
-    tenants: RefCell<HashMap<TenantId, Rc<Cell<u32>>>>,
-    /// Connections that found no room; at most one waker of each.
-    waiting: RefCell<VecDeque<Waker>>,
+    tenants: RefCell<HashMap<TenantId, Rc<TenantRequests>>>,
+    /// Connections with room in their tenant and none on the core. Not empty only while the core is full.
+    waiting: RefCell<VecDeque<Waiting>>,
+}
+
+/// One tenant's requests on this core.
+#[derive(Debug, Default)]
+struct TenantRequests {
+    connections: Cell<u32>,
+    in_flight: Cell<u32>,
+    /// Connections of it in [`RequestLimits::waiting`]: the places that they will take are kept for them.
+    waiting_for_core: Cell<u32>,
+    /// Connections that the tenant has no room for.
+    waiting: RefCell<VecDeque<Rc<Waiter>>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    tenant: Rc<TenantRequests>,
+    waiter: Rc<Waiter>,
+}
+
+/// A connection that waits; it is in one queue until it has its place. So the queues are bounded by the connections.
+#[derive(Debug, Default)]
+struct Waiter {
+    /// A place was taken for it.
+    granted: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
 }
 
 impl RequestLimits {
@@ -135,18 +162,90 @@ impl RequestLimits {
 
     /// What one connection of `tenant` takes its places from.
     pub fn share(self: &Rc<Self>, tenant: TenantId) -> RequestShare {
-        let in_tenant = Rc::clone(self.tenants.borrow_mut().entry(tenant).or_default());
+        let requests = Rc::clone(self.tenants.borrow_mut().entry(tenant).or_default());
+        requests.connections.set(requests.connections.get() + 1);
         RequestShare {
             limits: Rc::clone(self),
-            tenant,
-            in_tenant,
+            id: tenant,
+            tenant: requests,
             held: 0,
+            waiter: None,
         }
     }
 
-    fn wake_all(&self) {
-        for waker in self.waiting.borrow_mut().drain(..) {
-            waker.wake();
+    /// Places taken.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    fn has_room(&self, tenant: &TenantRequests) -> bool {
+        self.in_flight.get() < self.per_core_max && self.tenant_has_room(tenant)
+    }
+
+    fn tenant_has_room(&self, tenant: &TenantRequests) -> bool {
+        tenant.in_flight.get() + tenant.waiting_for_core.get() < self.per_tenant_max
+    }
+
+    fn take(&self, tenant: &TenantRequests) {
+        self.in_flight.set(self.in_flight.get() + 1);
+        tenant.in_flight.set(tenant.in_flight.get() + 1);
+    }
+
+    fn give_back(&self, tenant: &Rc<TenantRequests>, count: u32) {
+        self.in_flight.set(self.in_flight.get() - count);
+        tenant.in_flight.set(tenant.in_flight.get() - count);
+        self.hand_out(tenant);
+    }
+
+    /// Puts a connection that found no room into its queue.
+    fn queue(&self, tenant: &Rc<TenantRequests>, waiter: Rc<Waiter>) {
+        if self.tenant_has_room(tenant) {
+            self.queue_for_core(Rc::clone(tenant), waiter);
+        } else {
+            tenant.waiting.borrow_mut().push_back(waiter);
+        }
+    }
+
+    fn queue_for_core(&self, tenant: Rc<TenantRequests>, waiter: Rc<Waiter>) {
+        let waiting = &tenant.waiting_for_core;
+        waiting.set(waiting.get() + 1);
+        let entry = Waiting { tenant, waiter };
+        self.waiting.borrow_mut().push_back(entry);
+    }
+
+    /// Gives places that came free, some of `tenant`'s among them, to those who wait.
+    fn hand_out(&self, tenant: &Rc<TenantRequests>) {
+        while self.tenant_has_room(tenant) {
+            let Some(waiter) = tenant.waiting.borrow_mut().pop_front() else {
+                break;
+            };
+            self.queue_for_core(Rc::clone(tenant), waiter);
+        }
+        while self.in_flight.get() < self.per_core_max {
+            let Some(next) = self.waiting.borrow_mut().pop_front() else {
+                break;
+            };
+            let waiting = &next.tenant.waiting_for_core;
+            waiting.set(waiting.get() - 1);
+            self.take(&next.tenant);
+            next.waiter.granted.set(true);
+            if let Some(waker) = next.waiter.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// A connection leaves while it waits.
+    fn forget(&self, tenant: &Rc<TenantRequests>, waiter: &Rc<Waiter>) {
+        let is_it = |other: &Rc<Waiter>| Rc::ptr_eq(other, waiter);
+        tenant.waiting.borrow_mut().retain(|other| !is_it(other));
+        let mut waiting = self.waiting.borrow_mut();
+        if let Some(at) = waiting.iter().position(|entry| is_it(&entry.waiter)) {
+            waiting.remove(at);
+            drop(waiting);
+            let count = &tenant.waiting_for_core;
+            count.set(count.get() - 1);
+            self.hand_out(tenant);
         }
     }
 }
@@ -155,16 +254,20 @@ impl RequestLimits {
 #[derive(Debug)]
 pub struct RequestShare {
     limits: Rc<RequestLimits>,
-    tenant: TenantId,
-    in_tenant: Rc<Cell<u32>>,
+    id: TenantId,
+    tenant: Rc<TenantRequests>,
     held: u32,
+    /// Where this connection waits, or waited: until it takes the place it got.
+    waiter: Option<Rc<Waiter>>,
 }
 
 impl RequestShare {
     /// Whether a place is free for this connection.
     pub fn has_room(&self) -> bool {
-        self.limits.in_flight.get() < self.limits.per_core_max
-            && self.in_tenant.get() < self.limits.per_tenant_max
+        match &self.waiter {
+            Some(waiter) => waiter.granted.get(),
+            None => self.limits.has_room(&self.tenant),
+        }
     }
 
     /// Takes a place.
@@ -173,59 +276,63 @@ impl RequestShare {
     pub fn take(&mut self) {
         assert!(self.has_room(), "a place is taken only where there is room");
         self.held += 1;
-        self.limits.in_flight.set(self.limits.in_flight.get() + 1);
-        self.in_tenant.set(self.in_tenant.get() + 1);
+        // Who waited has got its place already.
+        if self.waiter.take().is_none() {
+            self.limits.take(&self.tenant);
+        }
     }
 
     /// Gives one place back.
     pub fn give_back(&mut self) {
         self.held = self.held.checked_sub(1).expect("a place was taken");
-        self.release(1);
+        self.limits.give_back(&self.tenant, 1);
     }
 
-    /// Completes once there is room, for a connection that has nothing in flight to wait for.
-    pub async fn room(&self) {
-        let mut registered = false;
-        poll_fn(|cx| {
-            if self.has_room() {
-                return Poll::Ready(());
-            }
-            let mut waiting = self.limits.waiting.borrow_mut();
-            if !registered || !waiting.iter().any(|w| w.will_wake(cx.waker())) {
-                waiting.push_back(cx.waker().clone());
-                registered = true;
-            }
-            Poll::Pending
-        })
-        .await;
+    /// Places taken on this core, by all connections.
+    pub fn in_flight_on_core(&self) -> u32 {
+        self.limits.in_flight()
     }
 
-    fn release(&self, count: u32) {
-        self.limits
-            .in_flight
-            .set(self.limits.in_flight.get() - count);
-        self.in_tenant.set(self.in_tenant.get() - count);
-        if !self.limits.waiting.borrow().is_empty() {
-            self.limits.wake_all();
+    /// Ready once there is room, for a connection that has nothing in flight to wait for. Its turn is kept from one call
+    /// to the next.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_room() {
+            return Poll::Ready(());
         }
+        let waiter = self.waiter.get_or_insert_with(|| {
+            let waiter = Rc::<Waiter>::default();
+            self.limits.queue(&self.tenant, Rc::clone(&waiter));
+            waiter
+        });
+        let mut waker = waiter.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
     }
 }
 
 impl Drop for RequestShare {
     fn drop(&mut self) {
-        self.release(self.held);
-        // One count is ours and one the table's: nobody else has this tenant open.
-        if Rc::strong_count(&self.in_tenant) == 2 {
-            self.limits.tenants.borrow_mut().remove(&self.tenant);
+        let mut held = self.held;
+        if let Some(waiter) = self.waiter.take() {
+            if waiter.granted.get() {
+                held += 1;
+            } else {
+                self.limits.forget(&self.tenant, &waiter);
+            }
+        }
+        self.limits.give_back(&self.tenant, held);
+        let connections = &self.tenant.connections;
+        connections.set(connections.get() - 1);
+        if connections.get() == 0 {
+            self.limits.tenants.borrow_mut().remove(&self.id);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
-    use std::task::Context;
-
     use engine::types::Id;
     use futures_util::task::noop_waker;
 
@@ -255,6 +362,13 @@ mod tests {
         assert!(counts.per_tenant.is_empty());
     }
 
+    fn waits(share: &mut RequestShare) -> bool {
+        let waker = noop_waker();
+        share
+            .poll_room(&mut Context::from_waker(&waker))
+            .is_pending()
+    }
+
     #[test]
     fn requests_wait_for_room_of_their_tenant_and_core() {
         let limits = RequestLimits::new(3, 2);
@@ -265,21 +379,102 @@ mod tests {
         assert!(!one.has_room());
         other.take();
         assert!(!other.has_room());
-        let waker = noop_waker();
-        let mut cx = Context::from_waker(&waker);
-        {
-            let mut room = pin!(other.room());
-            assert!(room.as_mut().poll(&mut cx).is_pending());
-            assert_eq!(limits.waiting.borrow().len(), 1);
-            one.give_back();
-            assert!(room.as_mut().poll(&mut cx).is_ready());
-        }
-        assert!(limits.waiting.borrow().is_empty());
+        assert!(waits(&mut other));
+        one.give_back();
+        assert!(!waits(&mut other));
         drop(one);
-        assert_eq!(limits.in_flight.get(), 1);
+        // One that is held and one that was handed over.
+        assert_eq!(limits.in_flight(), 2);
         assert_eq!(limits.tenants.borrow().len(), 1);
         drop(other);
-        assert_eq!(limits.in_flight.get(), 0);
+        assert_eq!(limits.in_flight(), 0);
+        assert!(limits.tenants.borrow().is_empty());
+    }
+
+    #[test]
+    fn who_waits_comes_before_who_was_served_and_in_turn() {
+        let limits = RequestLimits::new(1, 9);
+        let mut greedy = limits.share(tenant(1));
+        let mut waiting: Vec<_> = (0..3).map(|_| limits.share(tenant(1))).collect();
+        greedy.take();
+        for share in &mut waiting {
+            assert!(waits(share));
+        }
+        // Whoever holds the place gives it back and asks for it again at once.
+        let mut order = Vec::new();
+        greedy.give_back();
+        assert!(!greedy.has_room() && waits(&mut greedy), "others wait");
+        waiting.push(greedy);
+        for _ in 0..8 {
+            let next = waiting.iter_mut().position(|share| !waits(share));
+            let next = next.expect("somebody has the place");
+            order.push(next);
+            waiting[next].take();
+            waiting[next].give_back();
+            assert!(waits(&mut waiting[next]), "others wait");
+        }
+        assert_eq!(order, [0, 1, 2, 3, 0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_full_tenant_holds_up_no_other_and_leaving_passes_the_turn_on() {
+        let limits = RequestLimits::new(2, 1);
+        let mut first = limits.share(tenant(1));
+        let mut second = limits.share(tenant(1));
+        let mut third = limits.share(tenant(1));
+        first.take();
+        assert!(waits(&mut second) && waits(&mut third));
+        let mut other = limits.share(tenant(2));
+        assert!(other.has_room(), "its tenant and the core have room");
+        other.take();
+        let mut late = limits.share(tenant(3));
+        assert!(waits(&mut late), "the core is full");
+        first.give_back();
+        // The place came free for the one that waited for the core; the tenant's turn comes behind it.
+        assert!(!waits(&mut late) && waits(&mut second));
+        drop(second);
+        late.take();
+        late.give_back();
+        assert!(!waits(&mut third), "the turn of the one that left");
+        drop((first, third, other, late));
+        assert_eq!(limits.in_flight(), 0);
+        assert!(limits.waiting.borrow().is_empty() && limits.tenants.borrow().is_empty());
+    }
+
+    #[test]
+    fn places_neither_leak_nor_multiply_whatever_the_order() {
+        let limits = RequestLimits::new(5, 3);
+        let mut shares: Vec<Option<RequestShare>> = (0..12).map(|_| None).collect();
+        let mut state = 1_u32;
+        for _ in 0..20_000 {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let (slot, action) = ((state >> 8) as usize % 12, (state >> 24) % 4);
+            let number = u8::try_from(slot % 3).expect("small");
+            let share = shares[slot].get_or_insert_with(|| limits.share(tenant(number)));
+            match action {
+                0 | 1 if !waits(share) => share.take(),
+                2 if share.held > 0 => share.give_back(),
+                3 if state.is_multiple_of(7) => shares[slot] = None,
+                _ => {}
+            }
+            let held: u32 = shares.iter().flatten().map(|share| share.held).sum();
+            let granted = shares.iter().flatten().filter_map(|s| s.waiter.as_ref());
+            let granted = granted.filter(|waiter| waiter.granted.get()).count();
+            assert_eq!(
+                limits.in_flight(),
+                held + u32::try_from(granted).expect("few")
+            );
+            assert!(limits.in_flight() <= 5);
+            for requests in limits.tenants.borrow().values() {
+                assert!(requests.in_flight.get() <= 3);
+                let waits = !requests.waiting.borrow().is_empty();
+                assert!(!waits || !limits.tenant_has_room(requests), "an idle place");
+            }
+            let waits = !limits.waiting.borrow().is_empty();
+            assert!(!waits || limits.in_flight() == 5, "an idle place");
+        }
+        shares.clear();
+        assert_eq!(limits.in_flight(), 0);
         assert!(limits.tenants.borrow().is_empty());
     }
 }

@@ -8,16 +8,18 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use async_channel::{Receiver, Sender, bounded};
+use engine::io::glommio_clock::GlommioClock;
 use glommio::net::{AcceptedTcpStream, TcpListener, TcpStream};
 use rustls::ServerConfig;
 
 use super::connection::{self, ConnectionError, CoreContext, Settings};
 use super::counters::FrontendCounters;
 use super::frames::{self, Severity};
+use super::latency::RequestLatency;
 use super::limits::{ConnectionLimits, ConnectionPermit, RequestLimits};
 use super::patience::{Ended, TICK, Watch};
 use super::startup::Access;
@@ -50,6 +52,7 @@ impl fmt::Debug for PageService {
 /// What other cores know of a core.
 struct CoreDoor {
     counters: Arc<FrontendCounters>,
+    latency: Arc<RequestLatency>,
     /// Connections served there.
     open: AtomicU32,
     handed_over: (Sender<AcceptedTcpStream>, Receiver<AcceptedTcpStream>),
@@ -76,6 +79,7 @@ impl PageService {
     ) -> Arc<PageService> {
         let door = || CoreDoor {
             counters: Arc::default(),
+            latency: Arc::default(),
             open: AtomicU32::new(0),
             handed_over: bounded(HANDED_OVER_MAX),
         };
@@ -113,6 +117,11 @@ impl PageService {
     /// Each core's counters.
     pub fn counters(&self) -> impl Iterator<Item = &FrontendCounters> {
         self.cores.iter().map(|door| door.counters.as_ref())
+    }
+
+    /// Each core's latencies.
+    pub fn latencies(&self) -> impl Iterator<Item = &RequestLatency> + Clone {
+        self.cores.iter().map(|door| door.latency.as_ref())
     }
 
     /// Stops accepting, ends idle connections, lets the others answer what they took. [`PageService::run`] returns when
@@ -167,6 +176,8 @@ impl PageService {
                 self.config.requests_per_tenant_max,
             ),
             counters: Arc::clone(&door.counters),
+            latency: Arc::clone(&door.latency),
+            clock: GlommioClock::since(now()),
             catalog: Arc::clone(&self.catalog),
             core,
         });
@@ -315,10 +326,19 @@ fn settings(config: &PagesConfig) -> Settings {
         requests_max: usize::try_from(config.requests_per_connection_max)
             .expect("validated: at most 1,024"),
         handshake_timeout: config.handshake_timeout.0,
+        open_timeout: config.open_timeout.0,
         idle_timeout: config.idle_timeout.0,
         write_timeout: config.write_timeout.0,
         lsn_wait_timeout: config.lsn_wait_timeout.0,
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the origin of a clock that measures only how long requests take"
+)]
+fn now() -> Instant {
+    Instant::now()
 }
 
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);

@@ -107,7 +107,21 @@ impl Seat {
     }
 }
 
+/// When a wait is over, to a tick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Deadline(u64);
+
 impl Patience {
+    /// The moment `limit` from now.
+    pub(super) fn deadline(&self, limit: Duration) -> Deadline {
+        Deadline(self.watch.now.get().saturating_add(ticks(limit)))
+    }
+
+    /// Whether `deadline` has passed.
+    pub(super) fn is_past(&self, deadline: Deadline) -> bool {
+        self.watch.now.get() >= deadline.0
+    }
+
     /// Whether the server is ending.
     pub(super) fn draining(&self) -> bool {
         self.watch.draining.get()
@@ -119,7 +133,16 @@ impl Patience {
         limit: Duration,
         work: impl Future<Output = T>,
     ) -> Result<T, Ended> {
-        self.wait(limit, true, work).await
+        self.idle_until(self.deadline(limit), work).await
+    }
+
+    /// The same with a deadline that several waits share.
+    pub(super) async fn idle_until<T>(
+        &self,
+        deadline: Deadline,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Ended> {
+        self.wait(deadline, true, work).await
     }
 
     /// Waits for the client to take an answer: at most `limit`.
@@ -128,17 +151,16 @@ impl Patience {
         limit: Duration,
         work: impl Future<Output = T>,
     ) -> Result<T, Ended> {
-        self.wait(limit, false, work).await
+        self.wait(self.deadline(limit), false, work).await
     }
 
     async fn wait<T>(
         &self,
-        limit: Duration,
+        deadline: Deadline,
         ends_by_drain: bool,
         work: impl Future<Output = T>,
     ) -> Result<T, Ended> {
-        let deadline = self.watch.now.get().saturating_add(ticks(limit));
-        self.seat.deadline.set(deadline);
+        self.seat.deadline.set(deadline.0);
         let mut work = pin!(work);
         let result = poll_fn(|cx| {
             if let Poll::Ready(value) = work.as_mut().poll(cx) {
@@ -147,7 +169,7 @@ impl Patience {
             if ends_by_drain && self.watch.draining.get() {
                 return Poll::Ready(Err(Ended::Draining));
             }
-            if self.watch.now.get() >= deadline {
+            if self.is_past(deadline) {
                 return Poll::Ready(Err(Ended::TimedOut));
             }
             let mut waker = self.seat.waker.borrow_mut();
@@ -195,6 +217,26 @@ mod tests {
             wait.as_mut().poll(&mut cx),
             Poll::Ready(Err(Ended::TimedOut))
         );
+    }
+
+    #[test]
+    fn waits_that_share_a_deadline_end_together() {
+        let watch = Rc::new(Watch::default());
+        let patience = watch.patience();
+        let waker = noop_waker();
+        let mut cx = Context::from_waker(&waker);
+        let deadline = patience.deadline(TICK * 2);
+        for _ in 0..2 {
+            let mut wait = pin!(patience.idle_until(deadline, pending::<()>()));
+            assert!(wait.as_mut().poll(&mut cx).is_pending());
+            watch.tick();
+        }
+        assert!(!patience.is_past(deadline));
+        watch.tick();
+        assert!(patience.is_past(deadline));
+        let mut wait = pin!(patience.idle_until(deadline, pending::<()>()));
+        let ended = wait.as_mut().poll(&mut cx);
+        assert_eq!(ended, Poll::Ready(Err(Ended::TimedOut)));
     }
 
     #[test]

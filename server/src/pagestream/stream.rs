@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! inbox ── decode ──► pending: Read (one key, in the window) ──► answer ──► out ──► socket
-//!                             Later (several keys, or an LSN to wait for): read when it is its turn
+//!                             Later (several keys): read when it is its turn
+//!                             Awaited (an LSN that is not there): as Later, once it is; others are read meanwhile
 //! ```
 
 use std::collections::VecDeque;
@@ -13,7 +14,9 @@ use std::io;
 use std::pin::pin;
 use std::task::Poll;
 
+use engine::io::clock::{Clock, Moment};
 use engine::types::{Lsn, TenantId};
+use futures_util::future::{Either, select};
 use futures_util::{AsyncRead, AsyncWrite};
 
 use super::answers::{self, Found, Reader, RequestError};
@@ -22,7 +25,7 @@ use super::connection::{ConnectionError, CoreContext, OUT_BYTES_MAX, Wire};
 use super::frames;
 use super::limits::RequestShare;
 use super::lsn_rules::{self, ReadAt};
-use super::patience::{Ended, TICK};
+use super::patience::{Deadline, Ended, Patience, TICK};
 use crate::shards::{Answer, BranchHandle, Reads};
 
 /// How a pagestream ended without an error.
@@ -48,16 +51,23 @@ pub(super) struct PageStream {
 
 /// A request that was taken and not answered, in order.
 struct Pending {
+    asked: Asked,
+    turn: Turn,
+}
+
+struct Asked {
     echo: Echo,
     ask: Ask,
-    turn: Turn,
+    taken: Moment,
 }
 
 enum Turn {
     /// Its key is in the window, at this LSN.
     Read(Lsn),
     /// Read when everything before it is answered.
-    Later(ReadAt),
+    Later(Lsn),
+    /// The branch has not come so far; until the deadline it may.
+    Awaited(Lsn, Deadline),
     /// Refused already.
     Refused(RequestError),
 }
@@ -72,7 +82,8 @@ enum End {
 enum Event {
     Answer(Option<Answer>),
     Received(io::Result<usize>),
-    Room,
+    /// There may be more to do than before.
+    Look,
 }
 
 impl PageStream {
@@ -102,9 +113,9 @@ impl PageStream {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        wire.out.reserve(OUT_BYTES_MAX);
+        wire.out.bytes.reserve(OUT_BYTES_MAX);
         loop {
-            let out_of_step = self.take_requests(wire);
+            let intake = self.take_requests(wire);
             self.answer_what_is_there(wire).await?;
             wire.flush().await?;
             if self.pending.is_empty()
@@ -117,22 +128,23 @@ impl PageStream {
                     End::Draining => Err(Ended::Draining.into()),
                 };
             }
-            match self.wait(wire, out_of_step).await? {
+            match self.wait(wire, intake).await? {
                 Event::Answer(Some(answer)) => self.answer(wire, answer).await,
                 Event::Received(Ok(0)) => self.end = Some(End::Closed),
                 Event::Received(Err(e)) => return Err(e.into()),
-                Event::Answer(None) | Event::Received(Ok(_)) | Event::Room => {}
+                Event::Answer(None) | Event::Received(Ok(_)) | Event::Look => {}
             }
         }
     }
 
-    /// Takes requests off the inbox while there is room for them. Says whether it stopped for more bytes.
+    /// Takes requests off the inbox while there is room for them. Says why it stopped.
     fn take_requests<S>(&mut self, wire: &mut Wire<'_, S>) -> Intake {
         if wire.patience.draining() && self.end.is_none() {
             self.end = Some(End::Draining);
         }
+        let mut now = None;
         while self.end.is_none() {
-            if self.pending.len() == self.pending_max || !self.share.has_room() {
+            if self.pending.len() == self.pending_max {
                 return Intake::Full;
             }
             let limit = wire.context.settings.frame_bytes_max;
@@ -146,10 +158,12 @@ impl PageStream {
             };
             let consumed = frame.consumed_bytes;
             match frame.tag {
+                b'd' if !self.share.has_room() => return Intake::NoRoom,
                 b'd' => match codec::decode(self.version, frame.body) {
                     Ok(request) => {
                         wire.inbox.consume(consumed);
-                        self.push(wire.context, request);
+                        let taken = *now.get_or_insert_with(|| wire.context.clock.now());
+                        self.push(wire.context, wire.patience, request, taken);
                     }
                     Err(malformed) => self.end = Some(End::Malformed(malformed.to_string())),
                 },
@@ -170,7 +184,13 @@ impl PageStream {
         Intake::Full
     }
 
-    fn push(&mut self, context: &CoreContext, request: Request) {
+    fn push(
+        &mut self,
+        context: &CoreContext,
+        patience: &Patience,
+        request: Request,
+        taken: Moment,
+    ) {
         let Request {
             ask,
             request_lsn,
@@ -182,20 +202,26 @@ impl PageStream {
             _ => context.counters.requests_other.add(1),
         }
         self.share.take();
+        let in_flight = self.share.in_flight_on_core();
+        context.counters.requests_in_flight.set(in_flight.into());
         let last = self.branch.last_lsn();
         let turn = match lsn_rules::read_at(request_lsn, not_modified_since, last) {
             Err(bad) => Turn::Refused(bad.into()),
-            Ok(after @ ReadAt::After(_)) => Turn::Later(after),
+            Ok(ReadAt::After(wanted)) => {
+                let limit = context.settings.lsn_wait_timeout;
+                Turn::Awaited(wanted, patience.deadline(limit))
+            }
             Ok(ReadAt::Now(at)) => match answers::single_key(ask) {
                 Err(refused) => Turn::Refused(refused),
-                Ok(None) => Turn::Later(ReadAt::Now(at)),
+                Ok(None) => Turn::Later(at),
                 Ok(Some(key)) => {
                     self.reads.push(&self.branch, key, at);
                     Turn::Read(at)
                 }
             },
         };
-        self.pending.push_back(Pending { echo, ask, turn });
+        let asked = Asked { echo, ask, taken };
+        self.pending.push_back(Pending { asked, turn });
     }
 
     /// Answers from the head of the order until one is not there yet.
@@ -206,18 +232,38 @@ impl PageStream {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        while let Some(head) = self.pending.front() {
-            if matches!(head.turn, Turn::Read(_)) {
-                let Some(answer) = self.reads.try_next() else {
-                    return Ok(());
-                };
-                self.answer(wire, answer).await;
-            } else {
-                // What comes now may take long, so what was answered goes out first.
-                wire.flush().await?;
-                self.answer_late(wire).await;
+        while let Some(head) = self.pending.front_mut() {
+            match head.turn {
+                Turn::Read(_) => {
+                    let Some(answer) = self.reads.try_next() else {
+                        return Ok(());
+                    };
+                    self.answer(wire, answer).await;
+                }
+                Turn::Awaited(wanted, deadline) => {
+                    let last = self.branch.last_lsn();
+                    head.turn = if last >= wanted {
+                        Turn::Later(wanted)
+                    } else if wire.patience.draining() {
+                        Turn::Refused(RequestError::Stopping { at: wanted, last })
+                    } else if wire.patience.is_past(deadline) {
+                        Turn::Refused(RequestError::NotYet {
+                            at: wanted,
+                            last,
+                            waited: wire.context.settings.lsn_wait_timeout,
+                        })
+                    } else {
+                        return Ok(());
+                    };
+                }
+                Turn::Later(_) => {
+                    // What comes now may take long, so what was answered goes out first.
+                    wire.flush().await?;
+                    self.answer_late(wire).await;
+                }
+                Turn::Refused(_) => self.answer_late(wire).await,
             }
-            if wire.out.len() >= OUT_BYTES_MAX {
+            if wire.out.bytes.len() >= OUT_BYTES_MAX {
                 wire.flush().await?;
             }
         }
@@ -226,8 +272,8 @@ impl PageStream {
 
     /// Writes the answer to the head of the order, whose key was read.
     async fn answer<S>(&mut self, wire: &mut Wire<'_, S>, answer: Answer) {
-        let head = self.pending.pop_front().expect("an answer has its request");
-        let Turn::Read(at) = head.turn else {
+        let Pending { asked, turn } = self.pending.pop_front().expect("an answer has its request");
+        let Turn::Read(at) = turn else {
             unreachable!("the window answers what was pushed, in order");
         };
         let reader = Reader {
@@ -235,72 +281,51 @@ impl PageStream {
             branch: &self.branch,
             at,
         };
-        let put = answers::put_single(&reader, &mut wire.out, &head.echo, head.ask, &answer);
+        let out = &mut wire.out.bytes;
+        let put = answers::put_single(&reader, out, &asked.echo, asked.ask, &answer);
         let outcome = put.await;
-        self.finish(wire, &head.echo, outcome);
+        self.finish(wire, &asked, outcome);
     }
 
     /// Reads and answers the head of the order, which waits for its turn.
     async fn answer_late<S>(&mut self, wire: &mut Wire<'_, S>) {
-        let head = self.pending.pop_front().expect("the caller looked at it");
-        let outcome = match head.turn {
+        let Pending { asked, turn } = self.pending.pop_front().expect("the caller looked at it");
+        let outcome = match turn {
             Turn::Refused(refused) => Err(refused),
-            Turn::Later(when) => match self.arrival(wire.context, when).await {
-                Err(late) => Err(late),
-                Ok(at) => {
-                    let reader = Reader {
-                        core: &wire.context.core,
-                        branch: &self.branch,
-                        at,
-                    };
-                    reader.put(&mut wire.out, &head.echo, head.ask).await
-                }
-            },
-            Turn::Read(_) => unreachable!("the caller looked at it"),
+            Turn::Later(at) => {
+                let reader = Reader {
+                    core: &wire.context.core,
+                    branch: &self.branch,
+                    at,
+                };
+                let out = &mut wire.out.bytes;
+                reader.put(out, &asked.echo, asked.ask).await
+            }
+            Turn::Read(_) | Turn::Awaited(..) => unreachable!("the caller looked at it"),
         };
-        self.finish(wire, &head.echo, outcome);
+        self.finish(wire, &asked, outcome);
     }
 
     fn finish<S>(
         &mut self,
         wire: &mut Wire<'_, S>,
-        echo: &Echo,
+        asked: &Asked,
         outcome: Result<Found, RequestError>,
     ) {
         self.share.give_back();
+        let context = wire.context;
+        let in_flight = self.share.in_flight_on_core();
+        context.counters.requests_in_flight.set(in_flight.into());
+        let took = context.clock.now().0.saturating_sub(asked.taken.0);
+        context.latency.record(asked.ask, took);
         match outcome {
             Ok(Found::Value) => {}
-            Ok(Found::PastEnd) => wire.context.counters.pages_past_end.add(1),
+            Ok(Found::PastEnd) => context.counters.pages_past_end.add(1),
             Err(refused) => {
-                wire.context.counters.requests_failed.add(1);
-                codec::put_error(&mut wire.out, echo, &refused.to_string());
+                context.counters.requests_failed.add(1);
+                codec::put_error(&mut wire.out.bytes, &asked.echo, &refused.to_string());
             }
         }
-    }
-
-    /// Waits, bounded, until the branch has come as far as a request wants.
-    async fn arrival(&self, context: &CoreContext, when: ReadAt) -> Result<Lsn, RequestError> {
-        let wanted = match when {
-            ReadAt::Now(at) => return Ok(at),
-            ReadAt::After(wanted) => wanted,
-        };
-        let waited = context.settings.lsn_wait_timeout;
-        let steps = waited.as_millis().div_ceil(LSN_POLL.as_millis());
-        for _ in 0..steps {
-            if self.branch.last_lsn() >= wanted {
-                return Ok(wanted);
-            }
-            glommio::timer::sleep(LSN_POLL).await;
-        }
-        let last = self.branch.last_lsn();
-        if last >= wanted {
-            return Ok(wanted);
-        }
-        Err(RequestError::NotYet {
-            at: wanted,
-            last,
-            waited,
-        })
     }
 
     /// Waits for the next answer or, with room for it, the next bytes of the client.
@@ -319,31 +344,54 @@ impl PageStream {
             context,
             ..
         } = wire;
-        let in_flight = !self.pending.is_empty();
+        let head = self.pending.front();
+        let reading = head.is_some_and(|head| matches!(head.turn, Turn::Read(_)));
+        let awaiting = head.is_some_and(|head| matches!(head.turn, Turn::Awaited(..)));
+        let idle = head.is_none();
+        if idle && intake == Intake::Full {
+            // All it could have is answered meanwhile: there may be more to take.
+            return Ok(Event::Look);
+        }
         let hungry = intake == Intake::Hungry && self.end.is_none();
+        // With something in flight its own answers make room.
+        let starved = intake == Intake::NoRoom && idle;
         let PageStream { reads, share, .. } = self;
         let mut answer = pin!(reads.next());
-        let mut room = pin!(share.room());
         let event = poll_fn(|cx| {
-            if in_flight && let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+            if reading && let Poll::Ready(answer) = answer.as_mut().poll(cx) {
                 return Poll::Ready(Event::Answer(answer));
             }
             if hungry && let Poll::Ready(received) = inbox.poll_receive(*stream, cx) {
                 return Poll::Ready(Event::Received(received));
             }
-            if !in_flight && !hungry && room.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Event::Room);
+            if starved && share.poll_room(cx).is_ready() {
+                return Poll::Ready(Event::Look);
             }
             Poll::Pending
         });
-        if in_flight || !hungry {
+        if awaiting {
+            let poll = pin!(glommio::timer::sleep(LSN_POLL));
+            return Ok(match select(event, poll).await {
+                Either::Left((event, _)) => event,
+                Either::Right(_) => Event::Look,
+            });
+        }
+        if !idle {
             return Ok(event.await);
         }
-        match patience.idle(context.settings.idle_timeout, event).await {
+        let waiting = &context.counters.connections_waiting;
+        if starved {
+            waiting.add(1);
+        }
+        let event = patience.idle(context.settings.idle_timeout, event).await;
+        if starved {
+            waiting.set(waiting.get().saturating_sub(1));
+        }
+        match event {
             Ok(event) => Ok(event),
             Err(Ended::Draining) => {
                 self.end = Some(End::Draining);
-                Ok(Event::Room)
+                Ok(Event::Look)
             }
             Err(Ended::TimedOut) => Err(Ended::TimedOut.into()),
         }
@@ -355,7 +403,9 @@ impl PageStream {
 enum Intake {
     /// The rest of the next one has not come.
     Hungry,
-    /// There is no room for more, or the stream is ending.
+    /// There is none that may be read now.
+    NoRoom,
+    /// This connection has all it may have, or the stream is ending.
     Full,
 }
 
