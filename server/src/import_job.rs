@@ -4,7 +4,7 @@
 use std::thread::Builder;
 
 use engine::catalog::{
-    BranchWriter, CatalogError, CommitFacts, InlineCpu, LayerUploads, Tenant, WAL_PIECE_BYTES_MAX,
+    BranchWriter, CatalogError, CommitFacts, Cpu, LayerUploads, Tenant, WAL_PIECE_BYTES_MAX,
     WriterConfig,
 };
 use engine::layer::Value;
@@ -111,13 +111,27 @@ pub fn run(
     Ok(Imported { branch, summary })
 }
 
-/// The thread that seals and hands layers to the store threads, beside the one that reads the source.
+/// Computes on a thread of its own: several windows are sealed at once, and layers are handed to the store meanwhile.
+#[derive(Debug, Clone, Copy)]
+struct BlockingThreads;
+
+impl Cpu for BlockingThreads {
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(output) => output,
+            // It is never cancelled: whoever waits for it is the runtime's own main task.
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
+}
+
+/// The thread that has layers sealed and hands them to the store threads, beside the one that reads the source.
 pub(crate) fn spawn_uploads(uploads: LayerUploads<StoreClient>) -> std::io::Result<()> {
     let runtime = runtime()?;
     // It ends with its writer, which waits for it at the commit.
     Builder::new()
         .name("seal-layers".to_owned())
-        .spawn(move || runtime.block_on(uploads.run(InlineCpu)))?;
+        .spawn(move || runtime.block_on(uploads.run(BlockingThreads)))?;
     Ok(())
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Two halves that run side by side, so that this code needs no executor of its own: [`BranchWriter`] takes the
 //! versions and fills a window; [`LayerUploads`] sorts and seals full windows and uploads the layers, a bounded number
-//! at once. When all is busy, `put` waits. Memory: one window being filled, one waiting, one being sealed, the layer
-//! that comes of it, and `uploads_max` layers on their way.
+//! of windows at once. When all is busy, `put` waits. Memory: one window being filled, one waiting, and for each of
+//! `windows_at_once` the window itself and the layer that comes of it, or two layers once it is all sealed.
 //!
 //! Nothing is visible before `commit`: sections go into the manifest as the import goes on (so that it holds few in
 //! memory), the last edit makes the branch readable, and then the name is put, if absent. A writer that is dropped,
@@ -24,7 +24,7 @@ use super::error::CatalogError;
 use super::records::{NameRecord, seal_begun, seal_wal};
 use super::tenant::Tenant;
 use super::window::{LayerPlace, Window};
-use crate::layer::{LayerConfig, LayerSummary, SealedLayer, Value};
+use crate::layer::{LayerConfig, SealedLayer, Value};
 use crate::manifest::{
     BaseBackup, Creation, Edit, LayerSection, ManifestLog, PutOnce, TimelineSpan, WriterNames,
     names, put_once,
@@ -39,8 +39,9 @@ pub struct WriterConfig {
     /// Versions collected before they are sorted into layers, in bytes. Range 1 MiB..=1 GiB (not checked: any
     /// number works). Default 128 MiB.
     pub window_bytes: usize,
-    /// Layers on their way to the store at once. Range 1..=16. Default 2.
-    pub uploads_max: usize,
+    /// Windows that are sealed and uploaded at once, each on a processor of its own if the [`Cpu`] has one, with one
+    /// layer on its way to the store while the next is sealed. Range 1..=16. Default 2.
+    pub windows_at_once: usize,
     /// How layers are cut.
     pub layer: LayerConfig,
 }
@@ -49,7 +50,7 @@ impl Default for WriterConfig {
     fn default() -> WriterConfig {
         WriterConfig {
             window_bytes: 128 << 20,
-            uploads_max: 2,
+            windows_at_once: 2,
             layer: LayerConfig::default(),
         }
     }
@@ -60,7 +61,7 @@ impl WriterConfig {
     pub fn tiny() -> WriterConfig {
         WriterConfig {
             window_bytes: 128 << 10,
-            uploads_max: 2,
+            windows_at_once: 2,
             layer: LayerConfig::tiny(),
         }
     }
@@ -396,79 +397,76 @@ impl<O: Objects> LayerUploads<O> {
     }
 
     async fn upload_all<C: Cpu>(&self, cpu: &C) -> Result<(), CatalogError> {
-        let mut uploads = FuturesUnordered::new();
+        let mut at_work = FuturesUnordered::new();
         loop {
-            let window = match self.beside(&mut uploads, self.windows.recv()).await? {
-                Ok(window) => window,
+            while at_work.len() >= self.config.windows_at_once.max(1) {
+                at_work.next().await.transpose()?;
+            }
+            match beside(&mut at_work, self.windows.recv()).await? {
+                Ok(window) => at_work.push(self.store_window(cpu, window)),
                 // The writer has committed, or is gone.
                 Err(_) => break,
+            }
+        }
+        while at_work.next().await.transpose()?.is_some() {}
+        Ok(())
+    }
+
+    /// Seals a window and stores its layers: one is on its way while the next is sealed.
+    async fn store_window<C: Cpu>(&self, cpu: &C, window: Window) -> Result<(), CatalogError> {
+        let mut uploads = FuturesUnordered::new();
+        let mut rest = Some(window);
+        while let Some(mut window) = rest.take() {
+            let (object, dek_id, dek) = beside(&mut uploads, self.names.next()).await??;
+            let place = LayerPlace {
+                tenant: self.tenant,
+                object,
+                dek_id,
+                dek,
+                key_space: Arc::clone(&self.parts.key_space),
+                config: self.config.layer.clone(),
             };
-            let mut rest = Some(window);
-            while let Some(mut window) = rest.take() {
-                let (object, dek_id, dek) = self.beside(&mut uploads, self.names.next()).await??;
-                let place = LayerPlace {
-                    tenant: self.tenant,
-                    object,
-                    dek_id,
-                    dek,
-                    key_space: Arc::clone(&self.parts.key_space),
-                    config: self.config.layer.clone(),
-                };
-                let build = cpu.run(move || {
-                    let (layer, more) = window.build_layer(&place);
-                    (layer, more.then_some(window))
-                });
-                let (layer, more) = self.beside(&mut uploads, build).await?;
-                rest = more;
-                while uploads.len() >= self.config.uploads_max.max(1) {
-                    self.record(uploads.next().await)?;
-                }
-                uploads.push(self.upload(layer));
-            }
+            let build = cpu.run(move || {
+                let (layer, more) = window.build_layer(&place);
+                (layer, more.then_some(window))
+            });
+            let (layer, more) = beside(&mut uploads, build).await?;
+            rest = more;
+            while uploads.next().await.transpose()?.is_some() {}
+            uploads.push(self.upload(layer));
         }
-        while !uploads.is_empty() {
-            self.record(uploads.next().await)?;
-        }
+        while uploads.next().await.transpose()?.is_some() {}
         Ok(())
     }
 
-    /// The output of `work`, while uploads go on.
-    async fn beside<T, U>(
-        &self,
-        uploads: &mut FuturesUnordered<U>,
-        work: impl Future<Output = T>,
-    ) -> Result<T, CatalogError>
-    where
-        U: Future<Output = Result<LayerSummary, CatalogError>>,
-    {
-        let mut work = pin!(work);
-        while !uploads.is_empty() {
-            match select(work.as_mut(), uploads.next()).await {
-                Either::Left((output, _)) => return Ok(output),
-                Either::Right((uploaded, _)) => self.record(uploaded)?,
-            }
-        }
-        Ok(work.await)
-    }
-
-    async fn upload(&self, layer: SealedLayer) -> Result<LayerSummary, CatalogError> {
+    async fn upload(&self, layer: SealedLayer) -> Result<(), CatalogError> {
         let path = names::layer(self.tenant, layer.summary.layer.object);
-        match put_once(&self.objects, &path, layer.bytes).await? {
-            PutOnce::Ours => Ok(layer.summary),
-            PutOnce::Taken => Err(StoreError::AlreadyExists { path }.into()),
+        if put_once(&self.objects, &path, layer.bytes).await? == PutOnce::Taken {
+            return Err(StoreError::AlreadyExists { path }.into());
         }
-    }
-
-    fn record(
-        &self,
-        uploaded: Option<Result<LayerSummary, CatalogError>>,
-    ) -> Result<(), CatalogError> {
-        if let Some(summary) = uploaded.transpose()? {
-            let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-            progress.sections.extend(LayerSection::of_layer(&summary));
-        }
+        let sections = LayerSection::of_layer(&layer.summary);
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.sections.extend(sections);
         Ok(())
     }
+}
+
+/// The output of `work`, while others go on; the first error of those ends it.
+async fn beside<T, U>(
+    others: &mut FuturesUnordered<U>,
+    work: impl Future<Output = T>,
+) -> Result<T, CatalogError>
+where
+    U: Future<Output = Result<(), CatalogError>>,
+{
+    let mut work = pin!(work);
+    while !others.is_empty() {
+        match select(work.as_mut(), others.next()).await {
+            Either::Left((output, _)) => return Ok(output),
+            Either::Right((outcome, _)) => outcome.transpose()?.unwrap_or_default(),
+        }
+    }
+    Ok(work.await)
 }
 
 impl<O> fmt::Debug for BranchWriter<O> {
