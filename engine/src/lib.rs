@@ -13,7 +13,8 @@
 //!
 //! and beside the path of a read:
 //!
-//! - [`catalog`]: tenants, branches, their names, and the writer that fills a new branch.
+//! - [`catalog`]: tenants, branches, their names, and the writer that fills a new branch;
+//! - [`scrub`]: finds damage in stored objects, without a key.
 #![deny(unsafe_code)]
 
 pub mod cache;
@@ -25,6 +26,7 @@ pub mod io;
 pub mod layer;
 pub mod manifest;
 pub mod planted;
+pub mod scrub;
 pub mod shard;
 pub mod store;
 pub mod types;

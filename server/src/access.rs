@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use crate::config::AccessConfig;
@@ -61,15 +62,7 @@ pub fn server_config(access: &AccessConfig) -> Result<Option<Arc<ServerConfig>>,
     let (Some(chain_path), Some(key_path)) = (&access.tls_certificate, &access.tls_key) else {
         return Ok(None);
     };
-    let chain = rustls_pemfile::certs(&mut open(chain_path)?)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(unreadable(chain_path))?;
-    if chain.is_empty() {
-        return Err(AccessError::Empty {
-            path: chain_path.clone(),
-            what: "certificate",
-        });
-    }
+    let chain = certificates(chain_path)?;
     let key = rustls_pemfile::private_key(&mut open(key_path)?)
         .map_err(unreadable(key_path))?
         .ok_or_else(|| AccessError::Empty {
@@ -88,6 +81,20 @@ pub fn server_config(access: &AccessConfig) -> Result<Option<Arc<ServerConfig>>,
         .with_single_cert(chain, key)
         .map_err(tls)?;
     Ok(Some(Arc::new(config)))
+}
+
+/// All certificates in a PEM file, of which there must be one.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, AccessError> {
+    let found = rustls_pemfile::certs(&mut open(path)?)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(unreadable(path))?;
+    if found.is_empty() {
+        return Err(AccessError::Empty {
+            path: path.to_owned(),
+            what: "certificate",
+        });
+    }
+    Ok(found)
 }
 
 fn open(path: &Path) -> Result<BufReader<File>, AccessError> {

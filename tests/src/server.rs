@@ -87,14 +87,26 @@ impl Site {
 
     /// The files of all stored layers, of a store in the data directory.
     pub fn layer_files(&self) -> Vec<PathBuf> {
+        self.stored_files("layers")
+    }
+
+    /// The files of all objects below folders of this name, of a store in the data directory.
+    /// # Panics
+    /// There is no such store.
+    pub fn stored_files(&self, kind: &str) -> Vec<PathBuf> {
+        let root = self.data_dir().join("objects");
         let mut found = Vec::new();
-        let mut folders = vec![self.data_dir().join("objects")];
+        let mut folders = vec![root.clone()];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(&folder).expect("a folder of the store") {
                 let path = entry.expect("an entry").path();
+                let is_meant = |path: &Path| {
+                    let inner = path.strip_prefix(&root).expect("below the root");
+                    inner.components().any(|part| part.as_os_str() == kind)
+                };
                 if path.is_dir() {
                     folders.push(path);
-                } else if folder.ends_with("layers") {
+                } else if is_meant(&path) {
                     found.push(path);
                 }
             }

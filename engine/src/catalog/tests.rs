@@ -16,6 +16,7 @@ use crate::crypto::keyring::Keyring;
 use crate::layer::{LayerId, LayerIndex, Value};
 use crate::manifest::testing::{Dying, Rounds, run};
 use crate::manifest::{Branch, TimelineSpan, names};
+use crate::scrub::{ScrubError, Scrubber};
 use crate::store::memory::MemoryObjects;
 use crate::store::objects::Objects;
 use crate::types::{BranchId, Id, Key, KeySpace, Lsn, PAGE_BYTES, Partition, TenantId};
@@ -479,4 +480,76 @@ fn futures_are_send_on_a_store_that_is() {
     is_send(&catalog.orphans(&tenant));
     is_send(&catalog.open_branch(tenant.id(), BranchId(Id([0; 16]))));
     is_send(&import(&catalog, &tenant, "main"));
+}
+
+/// Scrubs the bytes as the object of this name, in pieces.
+fn scrub(path: &str, bytes: &[u8]) -> Result<(), ScrubError> {
+    let size = bytes.len() as u64;
+    let tail_bytes = usize::try_from(Scrubber::LAYER_TAIL_BYTES).expect("a few");
+    let tail = &bytes[bytes.len().saturating_sub(tail_bytes)..];
+    let mut scrubber = Scrubber::new(path, size, tail)?;
+    bytes
+        .chunks(1000)
+        .try_for_each(|piece| scrubber.push(piece))?;
+    scrubber.finish()
+}
+
+#[test]
+fn a_scrubber_finds_damage_in_every_kind_of_object_and_objects_that_changed_places() {
+    let world = World::new();
+    let catalog = world.catalog();
+    let tenant = run(catalog.create_tenant("acme")).expect("creates");
+    run(import(&catalog, &tenant, "main")).expect("imports");
+    run(import(&catalog, &tenant, "other")).expect("imports");
+
+    let mut objects = Vec::new();
+    for directory in ["catalog/", "tenants/"] {
+        for listed in run(world.objects.list(directory, None)).expect("lists") {
+            let bytes = world.objects.peek(&listed.path).expect("it was listed");
+            objects.push((listed.path, bytes));
+        }
+    }
+    for kind in [
+        "catalog/",
+        "/kek/",
+        "/begun/",
+        "/names/",
+        "/keys/",
+        "/manifest/",
+        "/layers/",
+        "/wal/",
+    ] {
+        let found = objects.iter().filter(|(path, _)| path.contains(kind));
+        assert!(found.count() > 0, "no {kind}");
+    }
+    let mut at = 1_usize;
+    for (path, bytes) in &objects {
+        assert_eq!(scrub(path, bytes), Ok(()), "{path}");
+        // The first bytes, the last ones, and some between.
+        let ends = (0..200).chain(bytes.len().saturating_sub(100)..bytes.len());
+        let between = (0..20).map(|_| {
+            at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (at >> 16) % bytes.len()
+        });
+        let mut damaged = bytes.to_vec();
+        for at in ends.chain(between).filter(|at| *at < bytes.len()) {
+            damaged[at] ^= 1 << (at % 8);
+            assert!(scrub(path, &damaged).is_err(), "{path}: byte {at}");
+            damaged[at] ^= 1 << (at % 8);
+        }
+        for cut in [0, 1, 50, bytes.len() / 2, bytes.len() - 1] {
+            assert!(scrub(path, &bytes[..cut]).is_err(), "{path}: {cut} bytes");
+        }
+        damaged.push(0);
+        assert!(scrub(path, &damaged).is_err(), "{path}: a byte more");
+    }
+    for pair in objects.windows(2) {
+        let [(path, _), (_, other)] = pair else {
+            continue;
+        };
+        // A name's path has its hash, which no header tells: the seal does.
+        if !path.contains("/names/") {
+            assert!(scrub(path, other).is_err(), "another object at {path}");
+        }
+    }
 }

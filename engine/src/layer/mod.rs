@@ -52,5 +52,6 @@ pub use format::{EXTENT_BYTES, EXTENTS_MAX, LayerId, OBJECT_BYTES_MAX};
 pub use header::{FOOTER_BYTES, HEADER_BYTES, LayerFooter, LayerHeader};
 pub use index::{LayerIndex, PartitionSection};
 pub use pack::{Pack, PackEntry, open_pack};
+pub(crate) use scrub::LayerScrubber;
 pub use scrub::{ScrubReport, scrub_extent, scrub_object};
 pub use writer::{LayerFull, LayerParams, LayerSummary, LayerWriter, SealedLayer, Value};

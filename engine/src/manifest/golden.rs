@@ -8,12 +8,13 @@ use bytes::Bytes;
 use super::entry::{self, BaseBackup, Creation, Edit, Entry, RemovedLayer, TimelineSpan};
 use super::section::LayerSection;
 use super::snapshot::{NodeRef, SnapshotObjectWriter, SnapshotRoot, open_node};
+use super::snapshot_scrub::SnapshotScrubber;
 use crate::crypto::entropy::Entropy;
 use crate::crypto::kek::{Kek, KekRecord};
 use crate::crypto::key_provider::{EncryptionContext, WrappedKek};
 use crate::crypto::key_table::KeyTable;
 use crate::crypto::page_seal::{Dek, DekId};
-use crate::crypto::sealed_record::{RecordPlace, SealedRecord, seal_under_dek};
+use crate::crypto::sealed_record::{RecordPlace, RecordProblem, SealedRecord, seal_under_dek};
 use crate::types::{BranchId, Id, Key, Lsn, ObjectId, Partition, TenantId};
 
 const TENANT: TenantId = TenantId(Id([0x11; 16]));
@@ -142,6 +143,7 @@ fn snapshots_of_version_1() {
         .map(|sections| writer.push(0, sections))
         .collect();
     let stored = golden("manifest_snapshot/v1-two-nodes.bin", &writer.finish());
+    check_scrub(&stored);
     let frame = |node: &NodeRef| {
         let at = usize::try_from(node.at).expect("small");
         stored.slice(at..at + node.frame_bytes as usize)
@@ -198,5 +200,30 @@ fn kek_records_of_version_1() {
     }
     for cut in 0..stored.len() {
         assert!(KekRecord::decode("p", &stored[..cut]).is_err());
+    }
+}
+
+/// Every bit of a snapshot object is under a checksum that needs no key.
+fn check_scrub(stored: &[u8]) {
+    let scrub = |bytes: &[u8]| {
+        let mut scrubber = SnapshotScrubber::default();
+        let mut done = 0;
+        loop {
+            match scrubber.step(&bytes[done..])? {
+                0 if done < bytes.len() => return Err(RecordProblem::Damaged("length")),
+                0 => return scrubber.finish(),
+                used => done += used,
+            }
+        }
+    };
+    assert!(scrub(stored).is_ok());
+    let mut damaged = stored.to_vec();
+    for bit in 0..stored.len() * 8 {
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        assert!(scrub(&damaged).is_err(), "bit {bit}");
+        damaged[bit / 8] ^= 1 << (bit % 8);
+    }
+    for cut in 0..stored.len() {
+        assert!(scrub(&stored[..cut]).is_err(), "{cut} bytes");
     }
 }

@@ -25,6 +25,7 @@ pub mod names;
 mod nodes;
 mod section;
 mod snapshot;
+mod snapshot_scrub;
 mod state;
 mod tenant_keys;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use log::{EDIT_BYTES_MAX, ManifestLog};
 pub(crate) use log::{PutOnce, WriterNames, put_once};
 pub use section::LayerSection;
 pub use snapshot::BranchFacts;
+pub(crate) use snapshot_scrub::SnapshotScrubber;
 pub(crate) use state::FetchedLog;
 pub use tenant_keys::TenantKeks;
 

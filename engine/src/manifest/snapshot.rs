@@ -396,8 +396,8 @@ fn node_context(tenant: TenantId, object: ObjectId, number: u32) -> BlockContext
 }
 
 /// The first bytes of every snapshot object.
-const MAGIC: &[u8; 8] = b"PSSNAPSH";
-const VERSION: u16 = 1;
+pub(super) const MAGIC: &[u8; 8] = b"PSSNAPSH";
+pub(super) const VERSION: u16 = 1;
 const FORMAT: FormatTag = FormatTag::new(b"SNAP", VERSION);
 
 /// A node is closed at this size, if its partitions allow it.
@@ -407,10 +407,10 @@ pub(super) const NODE_BYTES_TARGET: usize = 64 << 10;
 pub(super) const ROOT_BYTES_MAX: usize = 64 << 10;
 
 const NODE_KEY_CHECK_BYTES: usize = 8;
-const HEADER_BYTES: usize = 8 + 2 + 2 + 16 + 16 + 12 + 8 + 16 + 4 + 4;
+pub(super) const HEADER_BYTES: usize = 8 + 2 + 2 + 16 + 16 + 12 + 8 + 16 + 4 + 4;
 const FRAME_OVERHEAD_BYTES: u32 = 4 + 4;
 const FRAME_BYTES_MIN: u32 = 4 + 4 + 16 + 4;
-const FRAME_BYTES_MAX: u32 = 256 << 20;
+pub(super) const FRAME_BYTES_MAX: u32 = 256 << 20;
 const OBJECT_BYTES: usize = 4 + 8 + 8 + NODE_KEY_CHECK_BYTES;
 const NODE_REF_BYTES: usize = 2 + 2 + 2 + 2 + 4 + 4 + 8;
 /// Everything of the root but objects, nodes and timelines.

@@ -66,7 +66,7 @@ pub(super) fn run(context: &Context, arguments: &ImportArguments) -> Result<(), 
         runtime.block_on(deployment.catalog.create_tenant(tenant))?;
     }
     let begun = now();
-    let mut display = Display::new();
+    let mut display = Display::new("imported");
     let imported = import_job::run(
         &deployment.catalog,
         tenant,
@@ -152,14 +152,17 @@ fn source(context: &Context, arguments: &ImportArguments) -> Result<ImportSource
 
 /// Progress: a bar on a terminal, a line now and then elsewhere.
 pub(super) struct Display {
+    /// What is being done, as a participle.
+    what: &'static str,
     bar: Option<ProgressBar>,
     begun: Instant,
     told: Instant,
 }
 
 impl Display {
-    pub(super) fn new() -> Display {
+    pub(super) fn new(what: &'static str) -> Display {
         Display {
+            what,
             bar: std::io::stderr().is_terminal().then(ProgressBar::no_length),
             begun: now(),
             told: now(),
@@ -182,7 +185,8 @@ impl Display {
                 let seconds = total.saturating_sub(done) / rate_now.max(1);
                 format!(" of {}, {seconds} s left", human(total))
             });
-            eprintln!("imported {}{left} ({}/s)", human(done), human(rate_now));
+            let (what, done, rate) = (self.what, human(done), human(rate_now));
+            eprintln!("{what} {done}{left} ({rate}/s)");
         }
         Ok(())
     }

@@ -3,10 +3,12 @@
 
 mod bad_input;
 mod cluster_files;
+mod damage;
 mod kills;
 mod operation;
 mod pages;
 mod tools;
+mod waiting;
 
 use harness::page_client::{Answer, Ask, LATEST, PageClient, RelationFork};
 use harness::postgres::TestCluster;

@@ -57,6 +57,58 @@ fn a_data_directory_has_one_server_which_stops_in_time_and_starts_warm() {
     );
 }
 
+#[test]
+fn memory_under_load_stays_below_the_formula_of_the_manual() {
+    const MIB: u64 = 1 << 20;
+    let small = Small::new(&[("cache", "size = \"64MiB\"\nram = \"16MiB\"")]);
+    let server = small.site.serve();
+    let connections = 12;
+    std::thread::scope(|scope| {
+        for _ in 0..connections {
+            scope.spawn(|| {
+                let blocks = small.files.blocks();
+                let mut client = server.client(&small.branch);
+                // The cache is too small for all of it, so every round has hits and misses.
+                for _ in 0..3 {
+                    let files = &small.files;
+                    files.assert_blocks_served(&mut client, &blocks, LATEST);
+                }
+            });
+        }
+    });
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()));
+    let status = status.expect("a process that is there");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let peak = peak.expect("the most memory it had") << 10;
+
+    // docs/DESIGN.md, Memory, with the defaults of what the configuration does not name.
+    let (cores, threads, slots, chunk_bytes) = (2, 1, 64 * 4, 64 << 10);
+    let per_core = 2 * MIB + 1_024 * 8_192 + 64 * MIB + 8 * MIB;
+    let layers: u64 = {
+        let files = small.site.layer_files().into_iter();
+        files
+            .map(|path| path.metadata().expect("a file").len())
+            .sum()
+    };
+    let reads_in_flight = 64;
+    let formula = 64 * MIB
+        + cores * per_core
+        + 150 * slots
+        + 32 * (layers / (256 << 10) + 1_024)
+        + threads * (64 * MIB + reads_in_flight * 16 * chunk_bytes)
+        + reads_in_flight * (256 << 10)
+        + connections * (10_000 + (260 << 10));
+    assert!(
+        peak <= formula,
+        "{peak} bytes, and the formula says {formula}"
+    );
+    assert!(
+        peak * 20 > formula,
+        "a formula that says nothing: {formula}, and it took {peak}"
+    );
+}
+
 /// Extents that came from the store, asked for or ahead of that.
 fn fetched(server: &Server) -> u64 {
     server.metric("pageserver_engine_extents_demanded_total ")
@@ -241,4 +293,34 @@ fn pages_and_admin_are_served_by_tls_behind_a_token() {
     assert_eq!(admin.request("GET", "/v1/tenant", wrong, "").0, 401);
     let right = "authorization: Bearer open sesame\r\n";
     assert_eq!(admin.request("GET", "/v1/tenant", right, "null").0, 200);
+
+    // By the configuration of the server itself, and from elsewhere.
+    let site = &small.site;
+    let url = format!("https://localhost:{}", server.admin.port());
+    assert_eq!(
+        site.json(&["status", "--json", "--url", &url])["state"],
+        "serving"
+    );
+    site.configure(&[]);
+    let (chain, token) = (site.path("chain.pem"), site.path("token"));
+    let [chain, token] = [&chain, &token].map(|path| path.to_str().expect("UTF-8"));
+    let ask = ["status", "--json", "--url", &url, "--ca", chain];
+    let refused = site.fail(8, &ask);
+    assert!(refused.contains("--token-file"), "{refused}");
+    let ask = [&ask[..], &["--token-file", token]].concat();
+    assert_eq!(site.json(&ask)["state"], "serving");
+    // Without the authorities, or as another host, the server is nobody we know.
+    let unknown = site.fail(5, &["status", "--url", &url, "--token-file", token]);
+    assert!(unknown.contains("--ca"), "{unknown}");
+    let elsewhere = format!("https://127.0.0.1:{}", server.admin.port());
+    let other = [
+        "status",
+        "--url",
+        &elsewhere,
+        "--ca",
+        chain,
+        "--token-file",
+        token,
+    ];
+    site.fail(5, &other);
 }

@@ -257,7 +257,7 @@ fn import_cluster(
         ImportSource::RunningCluster(settings.or_exit(Exit::Other)?, BackupOptions::default());
     let begun = now();
     let imported = steps.timed("import it over the replication protocol", || {
-        let mut display = Display::new();
+        let mut display = Display::new("imported");
         let imported = import_job::run(
             &deployment.catalog,
             TENANT,
