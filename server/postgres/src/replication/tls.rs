@@ -42,7 +42,7 @@ pub(super) fn wrap(
             .map_err(io::Error::other)?;
             builder
                 .dangerous()
-                .with_custom_certificate_verifier(Arc::new(ChainOnly(chain)))
+                .with_custom_certificate_verifier(Arc::new(Lenient::new(&provider, Some(chain))))
                 .with_no_client_auth()
         }
         (SslMode::VerifyFull | SslMode::VerifyCa, None) => {
@@ -53,7 +53,7 @@ pub(super) fn wrap(
         }
         (SslMode::Disable | SslMode::Prefer | SslMode::Require, _) => builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Unverified::new(&provider)))
+            .with_custom_certificate_verifier(Arc::new(Lenient::new(&provider, None)))
             .with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"postgresql".to_vec()];
@@ -76,56 +76,25 @@ fn authorities(path: &Path) -> io::Result<RootCertStore> {
     Ok(roots)
 }
 
-/// Accepts any certificate; the handshake still has to be signed by it.
+/// Accepts the certificate of any host: whoever it is from, or from the authorities only. The handshake still has to
+/// be signed by it.
 #[derive(Debug)]
-struct Unverified(WebPkiSupportedAlgorithms);
+struct Lenient {
+    algorithms: WebPkiSupportedAlgorithms,
+    /// Verifies the chain, if authorities are known.
+    chain: Option<Arc<WebPkiServerVerifier>>,
+}
 
-impl Unverified {
-    fn new(provider: &CryptoProvider) -> Unverified {
-        Unverified(provider.signature_verification_algorithms)
+impl Lenient {
+    fn new(provider: &CryptoProvider, chain: Option<Arc<WebPkiServerVerifier>>) -> Lenient {
+        Lenient {
+            algorithms: provider.signature_verification_algorithms,
+            chain,
+        }
     }
 }
 
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
-}
-
-/// Verifies the chain, and accepts another host's certificate.
-#[derive(Debug)]
-struct ChainOnly(Arc<WebPkiServerVerifier>);
-
-impl ServerCertVerifier for ChainOnly {
+impl ServerCertVerifier for Lenient {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -134,10 +103,10 @@ impl ServerCertVerifier for ChainOnly {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match self
-            .0
-            .verify_server_cert(certificate, intermediates, name, ocsp, now)
-        {
+        let Some(chain) = &self.chain else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        match chain.verify_server_cert(certificate, intermediates, name, ocsp, now) {
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Ok(ServerCertVerified::assertion()),
@@ -151,7 +120,7 @@ impl ServerCertVerifier for ChainOnly {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signed)
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -160,10 +129,10 @@ impl ServerCertVerifier for ChainOnly {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signed)
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
