@@ -3,8 +3,10 @@
 //! `PAGESERVER_TEST_PG_BIN` names the folder of the binaries to use; otherwise the newest that is installed.
 
 use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
 use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 
 use engine::types::{Key, Lsn};
 use postgres::import::{ImportSink, ImportStart, SinkError};
@@ -13,11 +15,15 @@ use postgres::local_cluster::{Binaries, ClusterOptions, LocalCluster};
 use postgres::replication::{ConnectionDefaults, ConnectionSettings};
 use tempfile::TempDir;
 
+use crate::tools;
+
 /// A cluster in a temporary folder; dropping it stops the server and removes the folder.
 pub struct TestCluster {
     // Dropped first, so that the server is gone before its files are.
     cluster: LocalCluster,
     folder: TempDir,
+    /// Programs gathered from several folders, if they had to be.
+    _programs: Option<TempDir>,
 }
 
 impl TestCluster {
@@ -25,11 +31,55 @@ impl TestCluster {
     ///
     /// # Panics
     /// No Postgres is installed, or `initdb` fails: a test without its cluster has to fail.
-    pub fn create(mut options: ClusterOptions) -> TestCluster {
+    pub fn create(options: ClusterOptions) -> TestCluster {
+        Self::create_by(binaries(), None, options)
+    }
+
+    /// A running cluster of a version newer than the machine's own, by the servers that `tests/tools/install` installs and the
+    /// machine's own clients.
+    ///
+    /// # Panics
+    /// As [`start_new`](Self::start_new).
+    pub fn start_version(major: u32, options: ClusterOptions) -> TestCluster {
+        let programs = tempfile::tempdir().expect("a temporary folder");
+        let everybody = Permissions::from_mode(0o755);
+        fs::set_permissions(programs.path(), everybody).expect("a folder of our own");
+        let server = tools::postgres_server(major);
+        let link = |program: &Path| {
+            let name = program.file_name().expect("a program");
+            symlink(program, programs.path().join(name)).expect("a link");
+        };
+        for name in ["initdb", "pg_ctl", "postgres"] {
+            let program = server.join(name);
+            assert!(
+                program.is_file(),
+                "{}: not there; tests/tools/install installs it",
+                program.display()
+            );
+            link(&program);
+        }
+        for name in ["psql", "pgbench"] {
+            link(&binaries().program(name));
+        }
+        let found = Binaries::find(Some(programs.path()), None).expect("just linked");
+        let mut made = Self::create_by(found, Some(programs), options);
+        made.cluster.start().expect("the server starts");
+        made
+    }
+
+    fn create_by(
+        binaries: Binaries,
+        programs: Option<TempDir>,
+        mut options: ClusterOptions,
+    ) -> TestCluster {
         options.settings.insert(0, "autovacuum = off".to_owned());
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let cluster = LocalCluster::create(binaries(), folder.path(), &options).expect("initdb");
-        TestCluster { cluster, folder }
+        let cluster = LocalCluster::create(binaries, folder.path(), &options).expect("initdb");
+        TestCluster {
+            cluster,
+            folder,
+            _programs: programs,
+        }
     }
 
     /// As [`create`](Self::create), and starts it.
@@ -100,7 +150,7 @@ pub fn binaries() -> Binaries {
     #[expect(clippy::disallowed_methods, reason = "tests have no main")]
     let preferred = std::env::var("PAGESERVER_TEST_PG_BIN").ok();
     let path = std::env::var_os("PATH");
-    let preferred = preferred.as_ref().map(std::path::Path::new);
+    let preferred = preferred.as_ref().map(Path::new);
     Binaries::find(preferred, path.as_deref()).expect("a stock Postgres is installed")
 }
 

@@ -20,6 +20,12 @@ pub fn azurite_blob() -> PathBuf {
     installed("npm/node_modules/.bin/azurite-blob", "azurite-blob")
 }
 
+/// The folder of the programs of a PostgreSQL server newer than Debian's: 16, 17 or 18.
+pub fn postgres_server(major: u32) -> PathBuf {
+    let below_tools = format!("target/test-tools/npm/node_modules/postgres-{major}/native/bin");
+    repository().join(below_tools)
+}
+
 /// The file below `target/test-tools`, or `name` as the machine's search path finds it.
 fn installed(below_tools: &str, name: &str) -> PathBuf {
     let path = repository().join("target/test-tools").join(below_tools);

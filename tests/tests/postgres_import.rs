@@ -131,41 +131,61 @@ fn base_backup(cluster: &TestCluster, arguments: &[&str]) {
 #[test]
 fn three_sources_give_the_same_versions_and_those_are_the_clusters_files() {
     for data_checksums in [true, false] {
-        let mut cluster = TestCluster::start_new(ClusterOptions {
-            data_checksums,
-            settings: vec![
-                "max_prepared_transactions = 2".to_owned(),
-                "track_commit_timestamp = on".to_owned(),
-            ],
-            ..Default::default()
-        });
-        populate(&cluster);
-        let fleeting = relation_of(&cluster, "second", "fleeting");
-
-        let (by_protocol, summary) =
-            import(&live(&cluster)).expect("import of the running cluster");
-        let by_tar = by_tar_files(&cluster);
-        cluster.stop(StopMode::Fast).expect("stops");
-        let (by_files, of_files) = import(&stopped(&cluster)).expect("import of the files");
-
-        assert_same(&by_protocol, &by_files, "protocol and files");
-        if let Some((by_tar, of_tar)) = &by_tar {
-            assert_same(by_tar, &by_files, "tar and files");
-            check_facts(by_tar, of_tar, data_checksums);
-        }
-        for (sink, summary) in [(&by_protocol, summary), (&by_files, of_files)] {
-            check_facts(sink, &summary, data_checksums);
-        }
-        assert_eq!(
-            (
-                summary.relation_pages,
-                summary.relation_forks,
-                summary.databases
-            ),
-            (of_files.relation_pages, of_files.relation_forks, 5)
-        );
-        check_against_files(&cluster.data_directory(), &by_files, &fleeting);
+        check_sources(TestCluster::start_new(everything(data_checksums)));
     }
+}
+
+#[test]
+fn newer_servers_are_imported_as_their_files_say() {
+    for (major, data_checksums) in [(16, true), (17, false), (18, true), (18, false)] {
+        let cluster = TestCluster::start_version(major, everything(data_checksums));
+        let running = cluster.sql("postgres", "show server_version_num");
+        let running = running.expect("a version");
+        assert!(running.starts_with(&major.to_string()), "{running}");
+        check_sources(cluster);
+    }
+}
+
+/// What [`populate`] needs.
+fn everything(data_checksums: bool) -> ClusterOptions {
+    ClusterOptions {
+        data_checksums,
+        settings: vec![
+            "max_prepared_transactions = 2".to_owned(),
+            "track_commit_timestamp = on".to_owned(),
+        ],
+        ..Default::default()
+    }
+}
+
+fn check_sources(mut cluster: TestCluster) {
+    let data_checksums = cluster.sql("postgres", "show data_checksums");
+    let data_checksums = data_checksums.expect("a setting") == "on";
+    populate(&cluster);
+    let fleeting = relation_of(&cluster, "second", "fleeting");
+
+    let (by_protocol, summary) = import(&live(&cluster)).expect("import of the running cluster");
+    let by_tar = by_tar_files(&cluster);
+    cluster.stop(StopMode::Fast).expect("stops");
+    let (by_files, of_files) = import(&stopped(&cluster)).expect("import of the files");
+
+    assert_same(&by_protocol, &by_files, "protocol and files");
+    if let Some((by_tar, of_tar)) = &by_tar {
+        assert_same(by_tar, &by_files, "tar and files");
+        check_facts(by_tar, of_tar, data_checksums);
+    }
+    for (sink, summary) in [(&by_protocol, summary), (&by_files, of_files)] {
+        check_facts(sink, &summary, data_checksums);
+    }
+    assert_eq!(
+        (
+            summary.relation_pages,
+            summary.relation_forks,
+            summary.databases
+        ),
+        (of_files.relation_pages, of_files.relation_forks, 5)
+    );
+    check_against_files(&cluster.data_directory(), &by_files, &fleeting);
 }
 
 fn check_facts(sink: &MapSink, summary: &ImportSummary, data_checksums: bool) {
