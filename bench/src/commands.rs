@@ -7,6 +7,7 @@ use crate::counters::Counters;
 use crate::device::{self, DeviceLoad};
 use crate::error::{Doing, Result};
 use crate::goals;
+use crate::import;
 use crate::options::{
     Command, DeviceOptions, LoadOptions, Options, PagestreamOptions, RunOptions, Shape, WireOptions,
 };
@@ -33,6 +34,17 @@ pub(crate) fn run(options: Options) -> Result<()> {
         Command::Cold(options) => suite::run(&options, &[Section::Cold]),
         Command::Server(options) => suite::run(&options, &[Section::Server]),
         Command::All(options) => suite::run(&options, &Section::ALL),
+        Command::Import(options) => {
+            let started_ns = clock::now_ns();
+            let imports =
+                import::run(&options.data, options.scale, options.run.rounds, started_ns)?;
+            finish(
+                &options.run,
+                &imports.series,
+                imports.notes,
+                GoalsShown::Measured,
+            )
+        }
         Command::Compare { old, new } => {
             let (old, new) = (Report::read(&old)?, Report::read(&new)?);
             print!("{}", crate::report::compare::text(&old, &new));

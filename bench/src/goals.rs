@@ -26,6 +26,9 @@ pub(crate) const PAGES_RAM_GROUP: &str = "pagestream, two shards, from RAM";
 /// From the start of the server's process to its first page, warm cache.
 pub(crate) const RESTART_GROUP: &str = "restart, warm cache, first page";
 
+/// A running cluster that pgbench filled; the shape is its scale.
+pub(crate) const IMPORT_GROUP: &str = "import of a running cluster, in pages";
+
 pub(crate) const DEVICE: &str = "device";
 pub(crate) const FIO: &str = "fio";
 pub(crate) const WIRE: &str = "wire";
@@ -33,6 +36,10 @@ pub(crate) const ENGINE: &str = "engine";
 pub(crate) const PAGESTREAM: &str = "pagestream";
 /// The store's own GET of an extent.
 pub(crate) const STORE_GET: &str = "store GET";
+
+pub(crate) const IMPORT: &str = "import";
+/// The same cluster to the same disk.
+pub(crate) const PG_BASEBACKUP: &str = "pg_basebackup";
 
 /// Depths of the embedded runs.
 pub(crate) const DEPTHS: [u32; 3] = [1, 32, 128];
@@ -142,6 +149,17 @@ pub(crate) fn goals(report: &Report) -> Vec<Goal> {
         200.0,
         &at,
         |row| Some(row.latency.p50_us / 1e3),
+    );
+    let scale = report
+        .rows
+        .iter()
+        .find(|row| row.group == IMPORT_GROUP)
+        .map_or_else(String::new, |row| row.shape.clone());
+    goals.at_least(
+        "import: share of pg_basebackup's rate".to_owned(),
+        0.7,
+        &(IMPORT_GROUP, IMPORT, scale),
+        ratio,
     );
     goals.list
 }

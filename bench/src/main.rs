@@ -14,6 +14,7 @@ mod device;
 mod embedded;
 mod error;
 mod goals;
+mod import;
 mod latency;
 mod options;
 mod pages;

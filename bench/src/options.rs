@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Cold(SuiteOptions),
     /// The server started by this program: from disk, from RAM, same core and other core, restarts.
     Server(SuiteOptions),
+    /// Imports of a running cluster, with pg_basebackup beside it, and how much memory they take.
+    Import(ImportOptions),
     /// Everything, and the goals.
     All(SuiteOptions),
     /// What changed between two reports.
@@ -115,6 +117,21 @@ pub(crate) struct SuiteOptions {
     /// Bandwidth of each of its bodies, in MiB per second.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub(crate) store_mib_per_second: u64,
+    /// Scale of pgbench's tables for imports; 0 leaves imports out.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) scale: u32,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ImportOptions {
+    /// Directory on the disk that is written to; what is made there is removed again.
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// Scale of pgbench's tables, 15 MiB each; for the look at memory they are made twice as large.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) scale: u32,
     #[command(flatten)]
     pub(crate) run: RunOptions,
 }

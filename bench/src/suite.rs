@@ -16,6 +16,7 @@ use crate::goals::{
     ENGINE_RAM_GROUP, FIO, MISS_GROUP, PAGES_CROSS_GROUP, PAGES_DISK_GROUP, PAGES_RAM_GROUP,
     PAGES_SAME_GROUP, PAGESTREAM, RESTART_GROUP, STORE_GET, WIRE,
 };
+use crate::import;
 use crate::latency::Latencies;
 use crate::options::{Shape, SuiteOptions};
 use crate::pages::{Check, Content};
@@ -61,14 +62,16 @@ pub(crate) enum Section {
     Engine,
     Cold,
     Server,
+    Import,
 }
 
 impl Section {
-    pub(crate) const ALL: [Section; 4] = [
+    pub(crate) const ALL: [Section; 5] = [
         Section::Device,
         Section::Engine,
         Section::Cold,
         Section::Server,
+        Section::Import,
     ];
 }
 
@@ -84,15 +87,17 @@ pub(crate) fn run(options: &SuiteOptions, sections: &[Section]) -> Result<()> {
             Section::Engine => suite.engine()?,
             Section::Cold => suite.cold()?,
             Section::Server => suite.server()?,
+            Section::Import => suite.import()?,
         }
     }
-    let notes = vec![
+    let mut notes = vec![
         format!(
             "{} pages of 8 KiB, incompressible; RAM runs use {RAM_PAGES} of them",
             suite.data.pages
         ),
         "served runs: client, server and baselines share this machine's cores".to_owned(),
     ];
+    notes.append(&mut suite.notes);
     let goals_shown = if sections == Section::ALL {
         GoalsShown::All
     } else {
@@ -106,6 +111,7 @@ struct Suite<'a> {
     place: Place,
     data: Dataset,
     series: Vec<Series>,
+    notes: Vec<String>,
     started_ns: u64,
 }
 
@@ -125,6 +131,7 @@ impl<'a> Suite<'a> {
             place,
             data,
             series: Vec::new(),
+            notes: Vec::new(),
             started_ns: now_ns(),
         })
     }
@@ -328,6 +335,19 @@ impl<'a> Suite<'a> {
             false,
         )?;
         server.stop()
+    }
+
+    fn import(&mut self) -> Result<()> {
+        let options = self.options;
+        if options.scale == 0 {
+            self.notes.push("imports were left out".to_owned());
+            return Ok(());
+        }
+        let rounds = options.run.rounds;
+        let imports = import::run(&options.data, options.scale, rounds, self.started_ns)?;
+        self.series.extend(imports.series);
+        self.notes.extend(imports.notes);
+        Ok(())
     }
 
     /// The server at one shape, with the wire beside it, and the device if pages come from there.
