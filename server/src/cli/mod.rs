@@ -12,6 +12,7 @@ mod scrub;
 mod serve;
 mod status;
 mod tenant;
+mod wal;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -110,6 +111,8 @@ enum Command {
     Scrub(scrub::ScrubArguments),
     /// Writes keys to a safe place, and reads them back.
     Key(key::KeyArguments),
+    /// Counts what is in WAL files; replays them and compares with what Postgres logged.
+    Wal(wal::WalArguments),
 }
 
 /// What a process finds around it: the only way into the program for the environment.
@@ -162,6 +165,7 @@ pub fn run(
         Command::Check(arguments) => check::run(&context, &arguments),
         Command::Scrub(arguments) => scrub::run(&context, &arguments),
         Command::Key(arguments) => key::run(&context, &arguments),
+        Command::Wal(arguments) => wal::run(&arguments),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::key::Fork;
 use crate::wal::ResourceManager;
 
 /// A page of a relation.
-pub(super) type Page = [u8; PAGE_BYTES];
+pub type Page = [u8; PAGE_BYTES];
 
 /// What decides which allowances are made.
 pub(super) struct Rules {

@@ -14,5 +14,6 @@ mod early_clears;
 mod report;
 mod verifier;
 
+pub use compare::Page;
 pub use report::{Difference, KindCounts, MISMATCHES_MAX, Mismatch, Report, ReportRow};
 pub use verifier::{Verifier, VerifyError};

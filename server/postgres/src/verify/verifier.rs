@@ -35,6 +35,8 @@ pub struct Verifier {
     /// Pages with a hint since their last change: the LSN of its record. Without an image redo leaves the page's.
     hinted: HashMap<BlockTag, Lsn>,
     early_clears: EarlyClears,
+    /// No page is unknown: what was never given nor written is zeros.
+    is_complete: bool,
     hint_bits_logged: bool,
     has_checksums: bool,
     encoded: Vec<u8>,
@@ -69,10 +71,28 @@ impl Verifier {
             born: HashSet::new(),
             hinted: HashMap::new(),
             early_clears: EarlyClears::default(),
+            is_complete: false,
             hint_bits_logged: has_checksums || wal_log_hints,
             has_checksums,
             encoded: Vec::new(),
         }
+    }
+
+    /// Begins with all pages of a cluster, as they are where its WAL begins. Pages that are not among them are
+    /// zeros until a record changes them.
+    pub fn begin_with(&mut self, pages: impl IntoIterator<Item = (BlockTag, Box<Page>)>) {
+        self.pages.extend(pages);
+        self.is_complete = true;
+    }
+
+    /// The pages as they are now, also of relations that were dropped.
+    pub fn pages(&self) -> impl Iterator<Item = (&BlockTag, &Page)> {
+        self.pages.iter().map(|(tag, page)| (tag, &**page))
+    }
+
+    /// A page as it is now; `None` if nothing is known of it.
+    pub fn page(&self, tag: &BlockTag) -> Option<&Page> {
+        self.pages.get(tag).map(|page| &**page)
     }
 
     /// Replays the next record.
@@ -147,7 +167,7 @@ impl Verifier {
 
     fn step(&mut self, record: &Record<'_>, block: &BlockReference<'_>) -> Step {
         let known = self.pages.remove(&block.tag);
-        let is_born = self.born.contains(&block.tag.relation);
+        let is_born = self.is_complete || self.born.contains(&block.tag.relation);
         let logged = block.image.filter(|image| !image.is_applied());
         let is_begun = block.will_init || block.image.is_some_and(|image| image.is_applied());
         let base = known.or_else(|| (is_born || is_begun).then(|| Box::new([0; PAGE_BYTES])));
@@ -285,6 +305,14 @@ impl Verifier {
                 let wal_log_hints = record.main.get(24).is_some_and(|byte| *byte != 0);
                 self.hint_bits_logged = self.has_checksums || wal_log_hints;
             }
+            (ResourceManager::DATABASE, CREATE_FILE_COPY) => {
+                let word = |at| u32_at(record.main, at);
+                if let (Some(database), Some(tablespace), Some(from), Some(of)) =
+                    (word(0), word(4), word(8), word(12))
+                {
+                    self.copy_database((from, of), (database, tablespace));
+                }
+            }
             (ResourceManager::STORAGE, CREATE) => {
                 if let Some(relation) = relation_at(record.main, 0) {
                     self.early_clears.forget(|tag| tag.relation == relation);
@@ -303,6 +331,26 @@ impl Verifier {
             }
             _ => {}
         }
+    }
+
+    /// The pages of one directory of a database (oid, tablespace) are those of another.
+    fn copy_database(&mut self, from: (u32, u32), to: (u32, u32)) {
+        self.pages
+            .retain(|tag, _| (tag.relation.database, tag.relation.tablespace) != to);
+        let copied: Vec<_> = self
+            .pages
+            .iter()
+            .filter(|(tag, _)| (tag.relation.database, tag.relation.tablespace) == from)
+            .map(|(tag, page)| {
+                let relation = Relation {
+                    database: to.0,
+                    tablespace: to.1,
+                    ..tag.relation
+                };
+                (BlockTag { relation, ..*tag }, page.clone())
+            })
+            .collect();
+        self.pages.extend(copied);
     }
 
     /// Forgets pages of the main fork from `blocks` on, and what the visibility map says of them.
@@ -355,6 +403,7 @@ fn relation_at(main: &[u8], at: usize) -> Option<Relation> {
 
 const PARAMETER_CHANGE: u8 = 0x60;
 const FPI_FOR_HINT: u8 = 0xa0;
+const CREATE_FILE_COPY: u8 = 0x00;
 const CREATE: u8 = 0x10;
 const TRUNCATE: u8 = 0x20;
 const TRUNCATE_MAIN: u32 = 1;

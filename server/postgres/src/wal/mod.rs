@@ -9,6 +9,7 @@ mod pglz;
 mod quiet_check;
 mod record;
 mod segment_files;
+mod stats;
 mod version;
 
 pub use decoder::{Decoded, EndReason, RecordFault, WalDecoder, WalError, WalStream};
@@ -21,4 +22,5 @@ pub use record::{
     BlockReference, RECORD_BLOCKS_MAX, Record, RecordError, RecordHeader, RecordScratch,
 };
 pub use segment_files::{SegmentFiles, SegmentFilesError};
+pub use stats::{WalStats, WalVolume};
 pub use version::WalVersion;
