@@ -98,7 +98,7 @@ fn fill_part(change: &Change<'_>, page: &mut PageMut<'_>) -> Result<(), RedoErro
     let right = match (is_root, is_last) {
         (true, _) => NO_BLOCK,
         (false, true) => right_of_all,
-        (false, false) => change.other(change.block_id + 1)?.block,
+        (false, false) => change.other(change.block_id.saturating_add(1))?.block,
     };
     let mut new_flags = if of_leaf && !is_root { LEAF } else { 0 };
     if !is_root && !is_last && !root_was_split && follow_right {
