@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use harness::sim::coverage::{self, Counts};
 use harness::sim::run::{CI_SEEDS, RunConfig, RunReport, run};
+use harness::sim::workload::Judged;
 
 #[test]
 fn a_seed_run_twice_gives_the_same_trace() {
@@ -27,7 +28,7 @@ fn a_seed_run_twice_gives_the_same_trace() {
 #[test]
 fn every_answer_is_right_over_the_seeds_of_ci() {
     let next = AtomicU64::new(CI_SEEDS.start);
-    let total: Mutex<(Counts, Vec<String>)> = Mutex::default();
+    let total: Mutex<(Counts, Judged, Vec<String>)> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -40,14 +41,17 @@ fn every_answer_is_right_over_the_seeds_of_ci() {
                     let mut total = total.lock().expect("nobody panics with it");
                     coverage::merge(&mut total.0, &report.coverage);
                     match report.verdict {
-                        Ok(judged) => assert!(judged.operations >= 1_000, "{judged:?}"),
-                        Err(failure) => total.1.push(format!("seed {seed}: {failure}")),
+                        Ok(judged) => {
+                            assert!(judged.operations >= 1_000, "{judged:?}");
+                            total.1.add(&judged);
+                        }
+                        Err(failure) => total.2.push(format!("seed {seed}: {failure}")),
                     }
                 }
             });
         }
     });
-    let (counts, failures) = total.into_inner().expect("nobody panics with it");
+    let (counts, judged, failures) = total.into_inner().expect("nobody panics with it");
     for ((fault, phase), count) in &counts {
         println!("{fault:28} {phase:?}: {count}");
     }
@@ -56,4 +60,17 @@ fn every_answer_is_right_over_the_seeds_of_ci() {
         "repeat with `simulate SEED --text`:\n{}",
         failures.join("\n")
     );
+    let rare = coverage::shortfalls(&counts);
+    assert!(
+        rare.is_empty(),
+        "faults that met a phase too rarely: {rare:?}"
+    );
+    let Judged {
+        children,
+        scans,
+        extents_ahead,
+        ..
+    } = judged;
+    println!("{judged:?}");
+    assert!(children > 1_000 && scans > 1_000 && extents_ahead > 1_000);
 }

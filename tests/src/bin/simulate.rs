@@ -49,6 +49,9 @@ fn main() -> ExitCode {
     for ((fault, phase), count) in &counts {
         println!("{fault:28} {phase:?}: {count}");
     }
+    for (fault, phase, count) in coverage::shortfalls(&counts) {
+        println!("rare: {fault} {phase:?}: {count}");
+    }
     println!("{judged:?}");
     println!("seeds {from}..{to}: {} failed {failed:?}", failed.len());
     ExitCode::from(u8::from(!failed.is_empty()))

@@ -90,7 +90,7 @@ impl Computer {
                 sector_bytes,
             ),
             store: SimStore::new(simulator, Rng::split(seed, "store"), coverage.clone()),
-            keys: Arc::default(),
+            keys: Arc::new(SimKeys::new(Rng::split(seed, "keys"), coverage.clone())),
             coverage,
             entropy: Entropy::seeded(seed),
             simulator: simulator.clone(),
@@ -99,11 +99,16 @@ impl Computer {
         }
     }
 
-    /// Starts a process of the engine; it serves when this returns. What is in the cache comes back while it does.
+    /// Starts the engine in a process; it serves when this returns. What is in the cache comes back while it does.
     /// # Errors
     /// What [`CacheLayout::prepare`] says.
-    pub async fn start(&self, config: ServerConfig) -> Result<Server, CacheError> {
-        let process = self.simulator.process();
+    /// # Cancellation
+    /// Dropping the future leaves tasks in the process, which has to be killed.
+    pub async fn start(
+        &self,
+        process: Process,
+        config: ServerConfig,
+    ) -> Result<Server, CacheError> {
         let number = self.starts.get();
         self.starts.set(number + 1);
         let (client, jobs) = queues(&config.store);
@@ -168,28 +173,30 @@ impl Computer {
             counters,
         })
     }
+
+    /// Ends a process.
+    pub fn end(&self, process: &Process, how: End) {
+        process.kill();
+        match how {
+            End::Exit => self.disk.process_killed(),
+            End::Kill => {
+                self.coverage.count("process kill");
+                self.disk.process_killed();
+            }
+            End::PowerLoss => self.disk.power_lost(),
+        }
+    }
 }
 
-impl Server {
-    /// A clean stop: to be called when nothing reads any more.
-    pub async fn stop(self, disk: &SimDisk) {
-        for shard in &self.shards {
-            shard.save_cache_index().await;
-        }
-        self.kill(disk);
-    }
-
-    /// `kill -9`.
-    pub fn kill(self, disk: &SimDisk) {
-        self.process.kill();
-        disk.process_killed();
-    }
-
-    /// The power goes.
-    pub fn lose_power(self, disk: &SimDisk) {
-        self.process.kill();
-        disk.power_lost();
-    }
+/// How a process ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// By itself, when it has done all it wanted.
+    Exit,
+    /// By `kill -9`.
+    Kill,
+    /// With its computer.
+    PowerLoss,
 }
 
 /// Messages in each ring between two cores: so few that rings fill up.

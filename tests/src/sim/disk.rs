@@ -25,7 +25,7 @@
 //! two parts, at two moments, so that a reader of the same place can see half of it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -96,6 +96,8 @@ struct FileState {
     sectors: BTreeMap<usize, Vec<u8>>,
     /// What a sector held at the last sync and since, oldest first, without what it holds now.
     unsynced: BTreeMap<usize, Vec<Vec<u8>>>,
+    /// Sectors with a flipped bit, until they are written again.
+    rotten: BTreeSet<usize>,
     /// Whether the file itself was made durable.
     made_durable: bool,
 }
@@ -144,7 +146,8 @@ impl SimDisk {
             .collect()
     }
 
-    /// Flips one bit of one sector that was ever written, at random; says whether there was one.
+    /// Flips one bit of one sector that was ever written, at random; says whether there was one. Whoever reads it before
+    /// it is written again meets the fault.
     pub fn rot(&self) -> bool {
         let world = &self.0;
         let written = |file: &&FileRef| !file.borrow().sectors.is_empty();
@@ -167,10 +170,10 @@ impl SimDisk {
         file.sectors
             .entry(sector)
             .and_modify(|bytes| bytes[at] ^= 1 << bit);
+        file.rotten.insert(sector);
         world
             .clock
             .event(format_args!("disk rot in sector {sector}"));
-        world.coverage.count("disk rot");
         true
     }
 
@@ -288,6 +291,7 @@ impl FileState {
             if (sector + 1) * sector_bytes > self.len_bytes {
                 return;
             }
+            self.rotten.remove(&sector);
             let old = self.sectors.insert(sector, new.to_vec());
             let versions = self.unsynced.entry(sector).or_default();
             if versions.len() < VERSIONS_MAX {
@@ -444,6 +448,10 @@ impl DiskFile for SimFile {
             .state
             .borrow()
             .read(from, len_bytes, world.sector_bytes);
+        let sectors = from / world.sector_bytes..(from + len_bytes) / world.sector_bytes;
+        if self.state.borrow().rotten.range(sectors).next().is_some() {
+            world.coverage.count("disk rot");
+        }
         if world.roll(faults.read_flip, "disk read_flip") {
             let bit = world.draw(len_bytes as u64 * 8);
             bytes[usize::try_from(bit / 8).expect("inside the buffer")] ^= 1 << (bit % 8);

@@ -1,22 +1,60 @@
-//! The simulated key service: wraps KEKs under one CMK, and is away when told so.
+//! The simulated key service: wraps KEKs under one CMK.
+//!
+//! | fault | what happens | what the engine owes |
+//! | --- | --- | --- |
+//! | `away` | every call fails for a while ([`SimKeys::set_away`]) | what is open goes on |
+//! | `transient` | the call fails | `Unavailable` |
+//! | `refused` | the service will not | `Unavailable`: a key can be enabled again |
+//! | `wrong` | another KEK comes back | to notice |
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use engine::crypto::kek::{KEK_BYTES, Kek};
 use engine::crypto::key_provider::{EncryptionContext, KeyProvider, KeyProviderError, WrappedKek};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 
+use super::coverage::Coverage;
+use super::rng::{PerMille, Rng};
 use super::trace::{FNV_START, fnv1a};
+
+/// How often each fault happens. All zero by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyFaults {
+    /// Calls that fail and may be made again.
+    pub transient: PerMille,
+    /// Calls that are refused.
+    pub refused: PerMille,
+    /// Unwrapped KEKs that are not the one that was wrapped.
+    pub wrong: PerMille,
+}
 
 /// A key service in memory. Its wrapping is a keyed permutation that hides nothing from anybody who reads this file:
 /// what matters here is that it gives back only what it was given, and only in the same context.
-#[derive(Debug, Default)]
 pub struct SimKeys {
     away: AtomicBool,
     calls: AtomicU64,
+    faults: Mutex<(KeyFaults, Rng)>,
+    coverage: Coverage,
 }
 
 impl SimKeys {
+    /// A service without faults.
+    pub fn new(rng: Rng, coverage: Coverage) -> SimKeys {
+        SimKeys {
+            away: AtomicBool::new(false),
+            calls: AtomicU64::new(0),
+            faults: Mutex::new((KeyFaults::default(), rng)),
+            coverage,
+        }
+    }
+
+    /// From now on faults happen this often.
+    pub fn set_faults(&self, faults: KeyFaults) {
+        let mut state = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = faults;
+    }
+
     /// Whether every call fails.
     pub fn set_away(&self, away: bool) {
         self.away.store(away, Ordering::Relaxed);
@@ -30,11 +68,33 @@ impl SimKeys {
     fn answer(&self) -> Result<(), KeyProviderError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         if self.away.load(Ordering::Relaxed) {
+            self.coverage.count("keys away");
             return Err(KeyProviderError::Transient {
                 reason: "simulated: away".to_owned(),
             });
         }
+        if self.roll(|faults| faults.transient, "keys transient") {
+            return Err(KeyProviderError::Transient {
+                reason: "simulated: 503".to_owned(),
+            });
+        }
+        if self.roll(|faults| faults.refused, "keys refused") {
+            return Err(KeyProviderError::Refused {
+                key_id: KEY_ID.to_owned(),
+                reason: "simulated: disabled".to_owned(),
+            });
+        }
         Ok(())
+    }
+
+    fn roll(&self, chance: impl Fn(&KeyFaults) -> PerMille, fault: &'static str) -> bool {
+        let mut state = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let (faults, rng) = &mut *state;
+        let hit = rng.chance(chance(faults));
+        if hit {
+            self.coverage.count(fault);
+        }
+        hit
     }
 }
 
@@ -80,6 +140,9 @@ impl KeyProvider for SimKeys {
             let mut bytes = [0; KEK_BYTES];
             bytes.copy_from_slice(masked);
             mask(&mut bytes, context);
+            if self.roll(|faults| faults.wrong, "keys wrong") {
+                bytes[0] ^= 1;
+            }
             Ok(Kek::from_bytes(bytes))
         });
         ready(unwrapped).boxed()

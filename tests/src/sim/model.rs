@@ -1,9 +1,9 @@
-//! The reference: a plain map from key to its versions, for every branch that was ever begun, and the judgement of
-//! answers against it.
+//! The reference: a plain map from key to its versions, for every branch that was ever begun.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-use engine::types::{BranchId, Key, KeySpace, Lsn, PAGE_BYTES, Partition};
+use engine::types::{BranchId, Id, Key, KeySpace, Lsn, PAGE_BYTES, Partition};
 
 use super::rng::Rng;
 use super::trace::{FNV_START, fnv1a};
@@ -97,21 +97,72 @@ pub struct ModelBranch {
     pub id: BranchId,
     /// What became of it.
     pub fate: Fate,
+    /// The branch it left, and where.
+    pub parent: Option<(BranchId, Lsn)>,
     /// The first LSN that it can show.
     pub readable_from: Lsn,
     /// The last one there is.
     pub last_lsn: Lsn,
-    /// Every version of every key.
+    /// Every version of every key, with those that it has from its parent: they are the ones at and below where it
+    /// left it.
     pub versions: BTreeMap<Key, BTreeMap<Lsn, Version>>,
 }
 
 impl ModelBranch {
-    /// All versions in the order in which an import sends them: no particular one, but always the same.
+    /// A branch of random content.
+    pub fn draw(rng: &mut Rng, name: String) -> ModelBranch {
+        let base = 0x100_0000 + rng.below(1 << 30);
+        let span = 1 + rng.below(10_000);
+        ModelBranch {
+            name,
+            id: BranchId(Id([0; 16])),
+            fate: Fate::Unfinished,
+            parent: None,
+            readable_from: Lsn(base + rng.below(span)),
+            last_lsn: Lsn(base + span),
+            versions: draw_versions(rng, base..base + span),
+        }
+    }
+
+    /// A branch that leaves this one somewhere: with versions of its own, or a plain one.
+    pub fn draw_child(&self, rng: &mut Rng, name: String) -> ModelBranch {
+        let left_at = rng.between(self.readable_from.0, self.last_lsn.0);
+        let span = 1 + rng.below(10_000);
+        let mut versions = self.versions.clone();
+        for of_key in versions.values_mut() {
+            of_key.retain(|lsn, _| lsn.0 <= left_at);
+        }
+        let mut last_lsn = left_at;
+        if rng.chance(800) {
+            last_lsn = left_at + span;
+            for (key, own) in draw_versions(rng, left_at + 1..last_lsn + 1) {
+                versions.entry(key).or_default().extend(own);
+            }
+        }
+        versions.retain(|_, of_key| !of_key.is_empty());
+        let readable_from = if rng.chance(500) {
+            self.readable_from.0
+        } else {
+            rng.between(self.readable_from.0, last_lsn)
+        };
+        ModelBranch {
+            name,
+            id: BranchId(Id([0; 16])),
+            fate: Fate::Unfinished,
+            parent: Some((self.id, Lsn(left_at))),
+            readable_from: Lsn(readable_from),
+            last_lsn: Lsn(last_lsn),
+            versions,
+        }
+    }
+
+    /// Its own versions in the order in which an import sends them: no particular one, but always the same.
     pub fn in_order_of_arrival(&self) -> Vec<(Key, Lsn, Version)> {
+        let left_at = self.parent.map_or(Lsn(0), |(_, left_at)| left_at);
         let all = self.versions.iter().flat_map(|(key, versions)| {
             versions.iter().map(|(lsn, version)| (*key, *lsn, *version))
         });
-        let mut all: Vec<_> = all.collect();
+        let mut all: Vec<_> = all.filter(|(_, lsn, _)| *lsn > left_at).collect();
         all.sort_by_key(|(_, _, version)| version.seed);
         all
     }
@@ -125,3 +176,32 @@ impl ModelBranch {
             .map(|(_, version)| version)
     }
 }
+
+/// Versions of some keys in some groups, with LSNs in this range.
+fn draw_versions(rng: &mut Rng, lsns: Range<u64>) -> BTreeMap<Key, BTreeMap<Lsn, Version>> {
+    let mut versions: BTreeMap<Key, BTreeMap<Lsn, Version>> = BTreeMap::new();
+    let groups = rng.between(1, GROUPS_MAX);
+    for group in 0..groups {
+        let group = u32::try_from(group).expect("few");
+        let keys = rng.between(1, 60);
+        let gaps = rng.chance(300);
+        let mut number = 0;
+        for _ in 0..keys {
+            number += if gaps {
+                u32::try_from(rng.between(1, 5)).expect("few")
+            } else {
+                1
+            };
+            let several = rng.chance(200);
+            for _ in 0..(if several { rng.between(2, 5) } else { 1 }) {
+                let lsn = Lsn(lsns.start + rng.below(lsns.end - lsns.start));
+                let of_key = versions.entry(key(group, number)).or_default();
+                of_key.insert(lsn, Version::draw(rng));
+            }
+        }
+    }
+    versions
+}
+
+/// Groups are numbered below this.
+pub const GROUPS_MAX: u64 = 4;

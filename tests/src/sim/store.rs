@@ -96,8 +96,8 @@ struct World {
     away: Cell<bool>,
     coverage: Coverage,
     objects: RefCell<BTreeMap<String, Bytes>>,
-    /// What damaged objects were before.
-    damaged: RefCell<BTreeMap<String, Bytes>>,
+    /// How objects are damaged, and what they were before.
+    damaged: RefCell<BTreeMap<String, (Damage, Bytes)>>,
     counts: Cell<RequestCounts>,
 }
 
@@ -158,7 +158,8 @@ impl SimStore {
             .collect()
     }
 
-    /// Damages an object at rest, at random; says which. [`SimStore::heal`] undoes it.
+    /// Damages an object at rest, at random; says which. [`SimStore::heal`] undoes it. Whoever reads the object until
+    /// then meets the fault.
     pub fn damage(&self, names: &[String], how: Damage) -> Option<String> {
         let world = &self.0;
         let mut rng = world.rng.borrow_mut();
@@ -193,16 +194,11 @@ impl SimStore {
             .damaged
             .borrow_mut()
             .entry(name.clone())
-            .or_insert(whole);
+            .and_modify(|(now, _)| *now = how)
+            .or_insert((how, whole));
         world
             .clock
             .event(format_args!("store damage {how:?} {name}"));
-        world.coverage.count(match how {
-            Damage::Flip => "store damage_flip",
-            Damage::Cut => "store damage_cut",
-            Damage::Gone => "store damage_gone",
-            Damage::Replaced => "store damage_replaced",
-        });
         Some(name)
     }
 
@@ -218,10 +214,9 @@ impl SimStore {
 
     /// Puts all damaged objects back as they were.
     pub fn heal(&self) {
-        self.0
-            .objects
-            .borrow_mut()
-            .append(&mut self.0.damaged.borrow_mut());
+        let damaged = std::mem::take(&mut *self.0.damaged.borrow_mut());
+        let whole = damaged.into_iter().map(|(name, (_, bytes))| (name, bytes));
+        self.0.objects.borrow_mut().extend(whole);
     }
 }
 
@@ -264,6 +259,14 @@ impl World {
     async fn first_byte(&self, path: &str) -> Result<(), StoreError> {
         self.count(|counts| counts.gets += 1);
         self.arrive(path).await?;
+        if let Some((how, _)) = self.damaged.borrow().get(path) {
+            self.coverage.count(match how {
+                Damage::Flip => "store damage_flip",
+                Damage::Cut => "store damage_cut",
+                Damage::Gone => "store damage_gone",
+                Damage::Replaced => "store damage_replaced",
+            });
+        }
         let faults = self.faults.get();
         if self.roll(faults.get_error, "store get_error") {
             return Err(unavailable(path, "simulated: 503"));
@@ -280,10 +283,12 @@ impl World {
     /// Creates the object now, if its name is free.
     fn create(&self, path: &str, body: &Bytes) -> Result<(), StoreError> {
         let mut objects = self.objects.borrow_mut();
-        let taken = objects
-            .get(path)
-            .or(self.damaged.borrow().get(path))
-            .cloned();
+        let taken = objects.get(path).cloned().or_else(|| {
+            self.damaged
+                .borrow()
+                .get(path)
+                .map(|(_, whole)| whole.clone())
+        });
         self.clock.event(format_args!(
             "store put {path}: {} bytes, taken {}",
             body.len(),
