@@ -4,7 +4,8 @@
 //! - [`tools`]: where `tests/run` put the servers that play object stores.
 //! - [`sim`]: the deterministic simulation.
 //! - [`server`]: the program as an operator runs it; [`page_client`]: a client of the page protocol.
-//! - [`object_contract`]: what every object store must do; [`stores`]: servers that play them; [`gcs_stub`].
+//! - [`object_contract`]: what every object store must do; [`stores`]: servers that play them; [`gcs_stub`];
+//! - [`store_proxy`]: holds a request on its way to them.
 #![forbid(unsafe_code)]
 
 pub mod engine;
@@ -14,5 +15,6 @@ pub mod page_client;
 pub mod postgres;
 pub mod server;
 pub mod sim;
+pub mod store_proxy;
 pub mod stores;
 pub mod tools;

@@ -254,14 +254,27 @@ impl Server {
         pages.expect("a pagestream")
     }
 
+    /// Asks it to stop.
+    /// # Panics
+    /// It was waited for already.
+    pub fn ask_to_stop(&self) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::TERM).expect("it is there");
+    }
+
+    /// Whether it has ended.
+    /// # Panics
+    /// The system does not say.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("our child").is_some()
+    }
+
     /// Asks it to stop, waits for that; status and time it took.
     /// # Panics
     /// It is still there after `STOP_MAX`.
     pub fn terminate(mut self) -> (ExitStatus, Duration) {
         let begun = now();
-        let pid = i32::try_from(self.child.id()).expect("a process id");
-        let pid = Pid::from_raw(pid).expect("not zero");
-        kill_process(pid, Signal::TERM).expect("it is there");
+        self.ask_to_stop();
         loop {
             if let Some(status) = self.child.try_wait().expect("our child") {
                 return (status, begun.elapsed());

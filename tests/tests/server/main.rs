@@ -27,9 +27,12 @@ struct Small {
 
 impl Small {
     fn new(settings: &[(&str, &str)]) -> Small {
+        Small::at(Site::new(settings))
+    }
+
+    fn at(site: Site) -> Small {
         let cluster = TestCluster::create(ClusterOptions::default());
         let files = ClusterFiles::of(&cluster.data_directory());
-        let site = Site::new(settings);
         let branch = site.import(&source(&cluster));
         Small {
             cluster,
@@ -60,4 +63,18 @@ impl Small {
 /// A stopped cluster as the argument of `import`.
 fn source(cluster: &TestCluster) -> String {
     cluster.data_directory().display().to_string()
+}
+
+/// A site whose objects are in the bucket of an S3 server.
+fn s3_site(endpoint: &str, settings: &[(&str, &str)]) -> Site {
+    let store = [("store", "url = \"s3://pages/black/box\"")];
+    Site::with_variables(
+        &[&store, settings].concat(),
+        &[
+            ("AWS_ENDPOINT_URL", endpoint),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+        ],
+    )
 }

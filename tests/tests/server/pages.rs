@@ -7,7 +7,7 @@ use harness::stores::StoreServer;
 use postgres::local_cluster::{ClusterOptions, StopMode};
 
 use crate::cluster_files::ClusterFiles;
-use crate::source;
+use crate::{s3_site, source};
 
 /// A running cluster with a pgbench database in which nothing changes any more.
 fn pgbench(data_checksums: bool) -> TestCluster {
@@ -57,15 +57,7 @@ fn a_stopped_cluster_is_served_from_s3_with_and_without_its_cache() {
     cluster.stop(StopMode::Fast).expect("it stops");
     let files = ClusterFiles::of(&cluster.data_directory());
     let s3 = StoreServer::s3();
-    let site = Site::with_variables(
-        &[("store", "url = \"s3://pages/black/box\"")],
-        &[
-            ("AWS_ENDPOINT_URL", s3.endpoint()),
-            ("AWS_REGION", "us-east-1"),
-            ("AWS_ACCESS_KEY_ID", "test"),
-            ("AWS_SECRET_ACCESS_KEY", "test"),
-        ],
-    );
+    let site = s3_site(s3.endpoint(), &[]);
     let branch = site.import(&source(&cluster));
     assert!(!site.data_dir().join("objects").exists(), "stored locally");
 
