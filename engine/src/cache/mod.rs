@@ -37,6 +37,8 @@ mod slot_table;
 pub use config::{CacheConfig, SLOT_BYTES};
 pub use directory_cache::DirectoryCache;
 pub use extent_id::ExtentId;
+#[doc(hidden)]
+pub use index_format::fuzz_index;
 pub use layout::{CacheError, CacheLayout};
 pub use loader::{Deal, Loader};
 pub use ram_tier::{PageVersion, RamTier};
