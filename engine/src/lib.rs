@@ -22,6 +22,8 @@ pub mod catalog;
 pub mod crypto;
 mod engine;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod io;
 pub mod layer;
 pub mod manifest;

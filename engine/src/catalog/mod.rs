@@ -23,6 +23,8 @@ pub use catalog::{BranchSummary, Catalog, CatalogParts, Orphan};
 pub use cpu::{Cpu, InlineCpu};
 pub use error::CatalogError;
 pub use records::WalPiece;
+#[doc(hidden)]
+pub use records::fuzz_records;
 pub use tenant::Tenant;
 
 #[cfg(test)]

@@ -39,11 +39,22 @@ impl TenantRecord {
         (kek_epoch, kek): (u32, &Kek),
         entropy: &Entropy,
     ) -> Bytes {
+        let place = tenant_place(tenant, u64::from(kek_epoch));
+        seal_derived(&TENANT, &place, kek_epoch, kek, entropy, &self.encode())
+    }
+
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
         let mut body = Encoder::default();
         body.text(&self.name).bytes(self.name_key.expose());
-        let body = Zeroizing::new(body.finish());
-        let place = tenant_place(tenant, u64::from(kek_epoch));
-        seal_derived(&TENANT, &place, kek_epoch, kek, entropy, &body)
+        Zeroizing::new(body.finish())
+    }
+
+    fn decode(body: &[u8]) -> Result<TenantRecord, RecordProblem> {
+        let mut from = Decoder::new(body);
+        let name = from.text()?;
+        let name_key = Kek::from_bytes(from.array::<KEK_BYTES>()?);
+        from.finish()?;
+        Ok(TenantRecord { name, name_key })
     }
 
     pub(crate) fn open(
@@ -59,14 +70,7 @@ impl TenantRecord {
             _ => return Err(RecordProblem::Misplaced.at(path)),
         }
         let body = Zeroizing::new(record.open_derived(kek)?);
-        let decode = || {
-            let mut from = Decoder::new(&body);
-            let name = from.text()?;
-            let name_key = Kek::from_bytes(from.array::<KEK_BYTES>()?);
-            from.finish()?;
-            Ok(TenantRecord { name, name_key })
-        };
-        decode().map_err(|problem: RecordProblem| problem.at(path))
+        TenantRecord::decode(&body).map_err(|problem| problem.at(path))
     }
 }
 
@@ -85,10 +89,24 @@ impl NameRecord {
         name_key: &Kek,
         entropy: &Entropy,
     ) -> Bytes {
+        let place = tenant_place(tenant, u64::from(n));
+        seal_derived(&NAME, &place, NO_EPOCH, name_key, entropy, &self.encode())
+    }
+
+    fn encode(&self) -> Vec<u8> {
         let mut body = Encoder::default();
         body.text(&self.name).branch(self.branch);
-        let place = tenant_place(tenant, u64::from(n));
-        seal_derived(&NAME, &place, NO_EPOCH, name_key, entropy, &body.finish())
+        body.finish()
+    }
+
+    fn decode(body: &[u8]) -> Result<NameRecord, RecordProblem> {
+        let mut from = Decoder::new(body);
+        let record = NameRecord {
+            name: from.text()?,
+            branch: from.branch()?,
+        };
+        from.finish()?;
+        Ok(record)
     }
 
     /// Opens the record at `path`, in the directory of names with this `hash`.
@@ -101,20 +119,12 @@ impl NameRecord {
     ) -> Result<NameRecord, RecordError> {
         let place = tenant_place(tenant, u64::from(n));
         let body = SealedRecord::parse(&NAME, &place, path, bytes)?.open_derived(name_key)?;
-        let decode = || {
-            let mut from = Decoder::new(&body);
-            let record = NameRecord {
-                name: from.text()?,
-                branch: from.branch()?,
-            };
-            from.finish()?;
-            if name_key.keyed_hash(record.name.as_bytes()) == *hash {
-                Ok(record)
-            } else {
-                Err(RecordProblem::Misplaced)
-            }
-        };
-        decode().map_err(|problem| problem.at(path))
+        let record = NameRecord::decode(&body).map_err(|problem| problem.at(path))?;
+        if name_key.keyed_hash(record.name.as_bytes()) == *hash {
+            Ok(record)
+        } else {
+            Err(RecordProblem::Misplaced.at(path))
+        }
     }
 }
 
@@ -145,6 +155,16 @@ pub(crate) fn open_begun(
     from.text()
         .and_then(|name| from.finish().map(|()| name))
         .map_err(|problem| problem.at(path))
+}
+
+/// For fuzzing: the opened bodies of the records of tenants and of names; what is accepted is what is written.
+pub fn fuzz_records(body: &[u8]) {
+    if let Ok(record) = TenantRecord::decode(body) {
+        assert!(*record.encode() == body, "another tenant's record");
+    }
+    if let Ok(record) = NameRecord::decode(body) {
+        assert!(record.encode() == body, "another name's record");
+    }
 }
 
 /// A piece of a branch's WAL, opened.
@@ -261,3 +281,6 @@ const WAL: RecordFormat = RecordFormat {
 /// The name key has no epochs.
 const NO_EPOCH: u32 = 0;
 const NO_PREDECESSOR: u64 = u64::MAX;
+
+#[cfg(test)]
+mod tests;

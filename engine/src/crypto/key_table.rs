@@ -64,12 +64,8 @@ impl KeyTable {
         kek: &Kek,
         entropy: &Entropy,
     ) -> Bytes {
-        let mut body = Zeroizing::new(Vec::with_capacity(BODY_BYTES));
-        self.deks
-            .iter()
-            .for_each(|dek| body.extend_from_slice(dek.expose()));
         let place = place(tenant, branch, self.number);
-        seal_derived(&FORMAT, &place, kek_epoch, kek, entropy, &body)
+        seal_derived(&FORMAT, &place, kek_epoch, kek, entropy, &self.encode())
     }
 
     /// The table `number` of `branch` from the `bytes` of the object `path`, wrapped under the KEK of `kek_epoch`.
@@ -87,9 +83,23 @@ impl KeyTable {
             _ => return Err(RecordProblem::Misplaced.at(path)),
         }
         let body = Zeroizing::new(record.open_derived(kek)?);
+        KeyTable::decode(number, &body).map_err(|problem| problem.at(path))
+    }
+
+    /// The body.
+    pub(crate) fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let mut body = Zeroizing::new(Vec::with_capacity(BODY_BYTES));
+        self.deks
+            .iter()
+            .for_each(|dek| body.extend_from_slice(dek.expose()));
+        body
+    }
+
+    /// The table with this number in an opened body.
+    pub(crate) fn decode(number: u32, body: &[u8]) -> Result<KeyTable, RecordProblem> {
         let (keys, rest) = body.as_chunks::<DEK_BYTES>();
         if body.len() != BODY_BYTES || !rest.is_empty() {
-            return Err(RecordProblem::Damaged("number of keys").at(path));
+            return Err(RecordProblem::Damaged("number of keys"));
         }
         let deks = keys
             .iter()

@@ -22,7 +22,7 @@ const BRANCH: BranchId = BranchId(Id([0x22; 16]));
 const DEK_ID: DekId = DekId { table: 5, slot: 6 };
 
 /// The stored bytes, which `made` must equal: what we write today is what we wrote then.
-fn golden(name: &str, made: &[u8]) -> Bytes {
+pub(crate) fn golden(name: &str, made: &[u8]) -> Bytes {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../tests/golden")
         .join(name);

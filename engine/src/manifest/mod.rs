@@ -18,7 +18,7 @@ mod dek_allocator;
 mod entry;
 mod error;
 #[cfg(test)]
-mod golden;
+pub(crate) mod golden;
 mod key_tables;
 mod log;
 pub mod names;
@@ -32,6 +32,7 @@ mod tenant_keys;
 pub(crate) mod testing;
 
 pub use branch::{Branch, NODES_MAX};
+pub(crate) use entry::Entry;
 pub use entry::{BaseBackup, Creation, Edit, RemovedLayer, TIMELINES_MAX, TimelineSpan};
 pub use error::ManifestError;
 pub use key_tables::{KeyTables, TABLES_MAX};
@@ -39,6 +40,7 @@ pub use log::{EDIT_BYTES_MAX, ManifestLog};
 pub(crate) use log::{PutOnce, WriterNames, put_once};
 pub use section::LayerSection;
 pub use snapshot::BranchFacts;
+pub(crate) use snapshot::{decode_node_sections, encode_node_sections};
 pub(crate) use snapshot_scrub::SnapshotScrubber;
 pub(crate) use state::FetchedLog;
 pub use tenant_keys::TenantKeks;

@@ -289,13 +289,9 @@ impl SnapshotObjectWriter {
     pub(crate) fn push(&mut self, object: u16, sections: &[LayerSection]) -> NodeRef {
         let first = sections.first().expect("a node is not empty").partition;
         let last = sections.last().expect("a node is not empty").partition;
-        let mut plaintext = Encoder::default();
-        plaintext.count(sections.len());
-        sections
-            .iter()
-            .for_each(|section| section.encode(&mut plaintext));
         let context = node_context(self.tenant, self.object, self.nodes);
-        let sealed = self.sealer.seal_vec(&context, &plaintext.finish());
+        let plaintext = encode_node_sections(sections);
+        let sealed = self.sealer.seal_vec(&context, &plaintext);
 
         let at = self.bytes.len();
         let sealed_bytes = u32::try_from(sealed.len()).expect("nodes are below 4 GiB");
@@ -368,20 +364,39 @@ pub(crate) fn open_node(
     let plaintext = Opener::new(dek)
         .open_vec(&context, sealed)
         .map_err(|_| RecordProblem::BadSeal)?;
-    let mut from = Decoder::new(&plaintext);
+    let sections = decode_node_sections(&plaintext)?;
+    let in_place = sections
+        .iter()
+        .all(|section| (node.first..=node.last).contains(&section.partition));
+    if in_place {
+        Ok(sections)
+    } else {
+        Err(BAD_NODE_ORDER)
+    }
+}
+
+/// The plaintext of a node.
+pub(crate) fn encode_node_sections(sections: &[LayerSection]) -> Vec<u8> {
+    let mut plaintext = Encoder::default();
+    plaintext.count(sections.len());
+    sections
+        .iter()
+        .for_each(|section| section.encode(&mut plaintext));
+    plaintext.finish()
+}
+
+/// The sections in a node's plaintext, in order of partition.
+pub(crate) fn decode_node_sections(plaintext: &[u8]) -> Result<Vec<LayerSection>, RecordProblem> {
+    let mut from = Decoder::new(plaintext);
     let count = from.count(SECTION_BYTES)?;
     let sections: Vec<LayerSection> = (0..count)
         .map(|_| LayerSection::decode(&mut from))
         .collect::<Result<_, _>>()?;
     from.finish()?;
-    let in_place = sections.is_sorted_by_key(|section| section.partition)
-        && sections
-            .iter()
-            .all(|section| (node.first..=node.last).contains(&section.partition));
-    if in_place {
+    if sections.is_sorted_by_key(|section| section.partition) {
         Ok(sections)
     } else {
-        Err(RecordProblem::Damaged("order of a snapshot node"))
+        Err(BAD_NODE_ORDER)
     }
 }
 
@@ -416,6 +431,7 @@ const NODE_REF_BYTES: usize = 2 + 2 + 2 + 2 + 4 + 4 + 8;
 /// Everything of the root but objects, nodes and timelines.
 const ROOT_FIXED_BYTES: usize = (16 + 8 + 4 + 24 + 4) + (4 + 8 + 8) + (4 + 28) + 16 + 4 + 4;
 const BAD_ROOT: RecordProblem = RecordProblem::Damaged("snapshot root");
+const BAD_NODE_ORDER: RecordProblem = RecordProblem::Damaged("order of a snapshot node");
 
 const _: () = assert!(HEADER_BYTES == 88);
 const _: () = assert!(

@@ -1,0 +1,90 @@
+//! Bytes of version 1 of the catalog's records, under fixed keys; see `tests/golden/README.md`.
+
+use super::*;
+use crate::manifest::golden::golden;
+use crate::types::Id;
+
+const TENANT_ID: TenantId = TenantId(Id([0x11; 16]));
+const BRANCH: BranchId = BranchId(Id([0x22; 16]));
+
+fn kek() -> Kek {
+    Kek::from_bytes([0x33; 32])
+}
+
+fn name_key() -> Kek {
+    Kek::from_bytes([0x66; 32])
+}
+
+/// That no bit of a stored record can be another.
+fn check_flips(stored: &Bytes, opens: impl Fn(&Bytes) -> bool) {
+    assert!(opens(stored), "the record itself");
+    for bit in 0..stored.len() * 8 {
+        let mut flipped = stored.to_vec();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(!opens(&flipped.into()), "bit {bit}");
+    }
+}
+
+#[test]
+fn records_of_tenants_of_version_1() {
+    let record = TenantRecord {
+        name: "acme".to_owned(),
+        name_key: name_key(),
+    };
+    let made = record.seal(TENANT_ID, (3, &kek()), &Entropy::seeded(2));
+    let stored = golden("tenant_record/v1-acme.bin", &made);
+    let open = |bytes: &Bytes| TenantRecord::open("p", bytes, TENANT_ID, (3, &kek()));
+    assert_eq!(open(&stored), Ok(record));
+    check_flips(&stored, |bytes| open(bytes).is_ok());
+}
+
+#[test]
+fn records_of_names_of_version_1() {
+    let record = NameRecord {
+        name: "main".to_owned(),
+        branch: BRANCH,
+    };
+    let made = record.seal(TENANT_ID, 4, &name_key(), &Entropy::seeded(3));
+    let stored = golden("name_record/v1-main.bin", &made);
+    let hash = name_key().keyed_hash(b"main");
+    let open = |bytes: &Bytes| NameRecord::open("p", bytes, TENANT_ID, (&hash, 4), &name_key());
+    assert_eq!(open(&stored), Ok(record));
+    check_flips(&stored, |bytes| open(bytes).is_ok());
+    let other = name_key().keyed_hash(b"other");
+    let moved = NameRecord::open("p", &stored, TENANT_ID, (&other, 4), &name_key());
+    assert_eq!(moved, Err(RecordProblem::Misplaced.at("p")));
+}
+
+#[test]
+fn marks_of_begun_branches_of_version_1() {
+    let made = seal_begun(TENANT_ID, BRANCH, "main", &name_key(), &Entropy::seeded(4));
+    let stored = golden("begun_record/v1-main.bin", &made);
+    let open = |bytes: &Bytes| open_begun("p", bytes, (TENANT_ID, BRANCH), &name_key());
+    assert_eq!(open(&stored), Ok("main".to_owned()));
+    check_flips(&stored, |bytes| open(bytes).is_ok());
+}
+
+#[test]
+fn pieces_of_wal_of_version_1() {
+    let (dek_id, dek) = (DekId { table: 5, slot: 6 }, Dek::from_bytes([0x44; 32]));
+    let wal = b"not what WAL looks like";
+    for (number, name) in [
+        (0, "wal_piece/v1-first.bin"),
+        (1, "wal_piece/v1-second.bin"),
+    ] {
+        let (owner, at) = ((TENANT_ID, BRANCH), (12, Lsn(0x1_0000_0028)));
+        let made = seal_wal(owner, number, at, (dek_id, &dek), wal);
+        let stored = golden(name, &made);
+        let open = |bytes: &Bytes| {
+            let record = parse_wal("p", bytes, owner, number)?;
+            assert_eq!(record.dek_id(), Ok(dek_id));
+            open_wal(&record, number, &dek)
+        };
+        let piece = WalPiece {
+            epoch: at.0,
+            start: at.1,
+            bytes: wal.to_vec(),
+        };
+        assert_eq!(open(&stored), Ok(piece));
+    }
+}
