@@ -15,6 +15,7 @@ use crate::pages::Check;
 use crate::pagestream::client::{self, Load, Locality, Target};
 use crate::pagestream::keyspace::{Keyspace, RelationSize};
 use crate::pagestream::session::Session;
+use crate::replay;
 use crate::report::Report;
 use crate::report::header::Header;
 use crate::rounds::{Contestant, Series, Subject, interleave};
@@ -45,6 +46,8 @@ pub(crate) fn run(options: Options) -> Result<()> {
                 GoalsShown::Measured,
             )
         }
+        Command::Decode(options) => replay::decode(&options.directory, options.rounds),
+        Command::Redo(options) => replay::replay(&options.directory, options.rounds),
         Command::Compare { old, new } => {
             let (old, new) = (Report::read(&old)?, Report::read(&new)?);
             print!("{}", crate::report::compare::text(&old, &new));

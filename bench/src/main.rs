@@ -19,6 +19,7 @@ mod latency;
 mod options;
 mod pages;
 mod pagestream;
+mod replay;
 mod report;
 mod rounds;
 mod schedule;

@@ -39,6 +39,10 @@ pub(crate) enum Command {
     Import(ImportOptions),
     /// Everything, and the goals.
     All(SuiteOptions),
+    /// Decoding of WAL, in memory, on one core.
+    Decode(ReplayOptions),
+    /// Redo of short heap and btree records and of a long chain, in memory, on one core.
+    Redo(ReplayOptions),
     /// What changed between two reports.
     Compare {
         /// report.json of the older commit.
@@ -52,6 +56,16 @@ pub(crate) enum Command {
         #[arg(long)]
         cores: usize,
     },
+}
+
+/// What is decoded and replayed.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ReplayOptions {
+    /// Directory of WAL segment files, such as the `pg_wal` of a cluster that `pgbench` ran on.
+    pub(crate) directory: PathBuf,
+    /// Rounds, of which the fastest counts.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rounds: u32,
 }
 
 /// How long and how often, and where the report goes.

@@ -116,6 +116,16 @@ impl SegmentFiles {
         self.start
     }
 
+    /// Which WAL it is.
+    pub fn stream(&self) -> WalStream {
+        *self.decoder.stream()
+    }
+
+    /// File name of the segment so many behind the first.
+    pub fn segment_name(&self, number: u64) -> String {
+        self.name_of(self.start.0 / self.segment_bytes + number)
+    }
+
     /// Why the run ended where it did; `None` while it goes on.
     pub fn end(&self) -> Option<&str> {
         self.end.as_deref()
