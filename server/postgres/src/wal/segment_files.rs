@@ -35,7 +35,7 @@ pub enum SegmentFilesError {
     NotWal(PathBuf),
 }
 
-/// A run of segment files, read in pieces of [`CHUNK_BYTES`].
+/// A run of segment files, read in pieces.
 #[derive(Debug)]
 pub struct SegmentFiles {
     directory: PathBuf,
