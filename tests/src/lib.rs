@@ -1,6 +1,6 @@
 //! What the tests of the whole are made of: harness of black-box tests, simulation, golden files.
 //!
-//! - [`postgres`]: throw-away clusters;
+//! - [`postgres`]: throw-away clusters; [`sql`]: sessions of them;
 //! - [`tools`]: where `tests/run` put the servers that play object stores.
 //! - [`sim`]: the deterministic simulation.
 //! - [`server`]: the program as an operator runs it; [`page_client`]: a client of the page protocol.
@@ -15,6 +15,7 @@ pub mod page_client;
 pub mod postgres;
 pub mod server;
 pub mod sim;
+pub mod sql;
 pub mod store_proxy;
 pub mod stores;
 pub mod tools;

@@ -67,6 +67,14 @@ impl TestCluster {
         made
     }
 
+    /// As [`create`](Self::create), of the given binaries, which need not have clients.
+    ///
+    /// # Panics
+    /// `initdb` fails.
+    pub fn create_with(binaries: Binaries, options: ClusterOptions) -> TestCluster {
+        Self::create_by(binaries, None, options)
+    }
+
     fn create_by(
         binaries: Binaries,
         programs: Option<TempDir>,
@@ -152,6 +160,53 @@ pub fn binaries() -> Binaries {
     let path = std::env::var_os("PATH");
     let preferred = preferred.as_ref().map(Path::new);
     Binaries::find(preferred, path.as_deref()).expect("a stock Postgres is installed")
+}
+
+/// The stock server of a major version: 15 as Debian packages it, newer ones as `tests/tools/install` puts them below
+/// `target/test-tools`.
+///
+/// # Panics
+/// It is not installed.
+pub fn server_binaries(major: u32) -> Binaries {
+    let debian = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));
+    let folder = if debian.join("initdb").is_file() {
+        debian
+    } else {
+        let programs = tools::postgres_server(major);
+        reachable(programs.parent().expect("it is in a folder"), major).join("bin")
+    };
+    Binaries::find(Some(&folder), None)
+        .unwrap_or_else(|error| panic!("{error}; tests/tools/install installs it"))
+}
+
+/// The folder itself, or a copy for all to read where the path to it is closed to others: Postgres does not run as root,
+/// and root's own folders are.
+fn reachable(folder: &Path, major: u32) -> PathBuf {
+    let is_open = |path: &Path| {
+        fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o005 == 0o005)
+    };
+    let Ok(real) = fs::canonicalize(folder) else {
+        return folder.to_owned();
+    };
+    if real.ancestors().all(is_open) {
+        return real;
+    }
+    let copy = std::env::temp_dir().join(format!("pageserver-tests-postgres-{major}"));
+    if !copy.join("bin/initdb").is_file() {
+        // Tests of other processes may do the same: the first whole copy stays.
+        let partial = tempfile::tempdir().expect("a temporary folder");
+        let whole = partial.path().join("native");
+        let status = std::process::Command::new("cp")
+            .arg("-a")
+            .args([&real, &whole])
+            .status()
+            .expect("cp runs");
+        assert!(status.success(), "the copy of {} is whole", real.display());
+        if fs::rename(&whole, &copy).is_err() {
+            assert!(copy.join("bin/initdb").is_file(), "the copy is in place");
+        }
+    }
+    copy
 }
 
 /// Keeps all that an import puts, and checks that it keeps its promises to sinks.

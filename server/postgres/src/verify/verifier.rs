@@ -9,6 +9,7 @@ use super::early_clears::EarlyClears;
 use super::report::{Difference, KindCounts, Mismatch, Report};
 use crate::bytes_at::u32_at;
 use crate::key::{BlockTag, Fork, Relation};
+use crate::page::PAGE_HEADER_BYTES;
 use crate::redo::{
     Delta, DeltaScratch, Implied, MAP_BLOCKS_PER_PAGE, Outcome, RedoError, cleared_by, redo,
 };
@@ -35,6 +36,9 @@ pub struct Verifier {
     /// Pages with a hint since their last change: the LSN of its record. Without an image redo leaves the page's.
     hinted: HashMap<BlockTag, Lsn>,
     early_clears: EarlyClears,
+    /// Pages of visibility maps whose image left out the map, as if it were a hole: `create database` with WAL_LOG logs
+    /// them so. The primary keeps the bits; redo, a standby's too, has none.
+    lost_maps: HashSet<BlockTag>,
     /// No page is unknown: what was never given nor written is zeros.
     is_complete: bool,
     hint_bits_logged: bool,
@@ -71,6 +75,7 @@ impl Verifier {
             born: HashSet::new(),
             hinted: HashMap::new(),
             early_clears: EarlyClears::default(),
+            lost_maps: HashSet::new(),
             is_complete: false,
             hint_bits_logged: has_checksums || wal_log_hints,
             has_checksums,
@@ -181,6 +186,11 @@ impl Verifier {
             ours: lsn_of(&page),
             hinted: self.hinted.remove(&block.tag),
         };
+        if block.tag.fork == Fork::VisibilityMap
+            && (block.image).is_some_and(|image| image.is_applied() && image.hole().1 > 0)
+        {
+            self.lost_maps.insert(block.tag);
+        }
         let outcome = self.replay(record, block, &mut page);
         let step = match (outcome, &logged) {
             (Err(reason), _) => Step::Wrong(Difference::Failed(reason)),
@@ -233,6 +243,11 @@ impl Verifier {
             let reason =
                 "bits that an image before this one lacks are set, and no record cleared them";
             return Step::Wrong(Difference::Failed(reason.to_owned()));
+        }
+        if self.lost_maps.contains(&block.tag) {
+            for (theirs, own) in logged.iter_mut().zip(ours.iter()).skip(PAGE_HEADER_BYTES) {
+                *theirs &= own;
+            }
         }
         let (hole_at, hole_bytes) = image.hole();
         let hole = usize::from(hole_at)..usize::from(hole_at) + usize::from(hole_bytes);
@@ -314,9 +329,16 @@ impl Verifier {
                 }
             }
             (ResourceManager::STORAGE, CREATE) => {
-                if let Some(relation) = relation_at(record.main, 0) {
-                    self.early_clears.forget(|tag| tag.relation == relation);
-                    self.pages.retain(|tag, _| tag.relation != relation);
+                let fork = u32_at(record.main, 12).and_then(|fork| u8::try_from(fork).ok());
+                let fork = fork.and_then(Fork::from_number);
+                if let (Some(relation), Some(fork)) = (relation_at(record.main, 0), fork) {
+                    // The main fork comes first and begins the relation; others may come behind its pages.
+                    let is_made = |tag: &BlockTag| {
+                        tag.relation == relation && (fork == Fork::Main || tag.fork == fork)
+                    };
+                    self.early_clears.forget(is_made);
+                    self.pages.retain(|tag, _| !is_made(tag));
+                    self.lost_maps.retain(|tag| !is_made(tag));
                     self.born.insert(relation);
                 }
             }
@@ -337,18 +359,20 @@ impl Verifier {
     fn copy_database(&mut self, from: (u32, u32), to: (u32, u32)) {
         self.pages
             .retain(|tag, _| (tag.relation.database, tag.relation.tablespace) != to);
-        let copied: Vec<_> = self
-            .pages
-            .iter()
-            .filter(|(tag, _)| (tag.relation.database, tag.relation.tablespace) == from)
-            .map(|(tag, page)| {
-                let relation = Relation {
-                    database: to.0,
-                    tablespace: to.1,
-                    ..tag.relation
-                };
-                (BlockTag { relation, ..*tag }, page.clone())
-            })
+        let copy_of = |tag: &BlockTag| {
+            let relation = Relation {
+                database: to.0,
+                tablespace: to.1,
+                ..tag.relation
+            };
+            let is_of = (tag.relation.database, tag.relation.tablespace) == from;
+            is_of.then_some(BlockTag { relation, ..*tag })
+        };
+        let lost: Vec<_> = self.lost_maps.iter().filter_map(copy_of).collect();
+        self.lost_maps.extend(lost);
+        let pages = self.pages.iter();
+        let copied: Vec<_> = pages
+            .filter_map(|(tag, page)| Some((copy_of(tag)?, page.clone())))
             .collect();
         self.pages.extend(copied);
     }

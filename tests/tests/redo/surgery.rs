@@ -1,0 +1,91 @@
+//! Changes to the files of a stopped cluster that no server command makes in a test's time.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use postgres::control_file::ControlFile;
+
+/// Makes `next_xid` the next transaction id, as `pg_resetwal -x -e` does: in the shutdown checkpoint's record and in
+/// the control file's copy of it.
+///
+/// # Panics
+/// The cluster was not shut down.
+pub(crate) fn set_next_xid(data: &Path, next_xid: u64) {
+    let path = data.join("global/pg_control");
+    let mut bytes = fs::read(&path).expect("control file");
+    let control = ControlFile::decode(&bytes).expect("control file");
+    bytes[CHECKPOINT_AT + NEXT_XID_AT..][..8].copy_from_slice(&next_xid.to_le_bytes());
+    let version = u32::from_le_bytes(bytes[8..12].try_into().expect("four bytes"));
+    let crc_at = if version == 1800 { 292 } else { 288 };
+    let crc = crc32c::crc32c(&bytes[..crc_at]);
+    bytes[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&path, bytes).expect("control file");
+
+    let segment_bytes = u64::from(control.wal_segment_bytes);
+    let lsn = control.checkpoint_lsn.0;
+    let name = segment_name(
+        control.checkpoint.timeline,
+        lsn / segment_bytes,
+        segment_bytes,
+    );
+    let wal = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(data.join("pg_wal").join(name))
+        .expect("the checkpoint's segment");
+    let at = lsn % segment_bytes;
+    let mut record = vec![0; RECORD_HEADER_BYTES];
+    wal.read_exact_at(&mut record, at).expect("a record");
+    let total = u32::from_le_bytes(record[..4].try_into().expect("four bytes"));
+    assert!(
+        at % 8192 + u64::from(total) <= 8192,
+        "the checkpoint lies on one page"
+    );
+    record.resize(usize::try_from(total).expect("a short record"), 0);
+    wal.read_exact_at(&mut record, at).expect("a record");
+    let main_at = RECORD_HEADER_BYTES + 2;
+    record[main_at + NEXT_XID_AT..][..8].copy_from_slice(&next_xid.to_le_bytes());
+    let crc = crc32c::crc32c(&record[RECORD_HEADER_BYTES..]);
+    let crc = crc32c::crc32c_append(crc, &record[..20]);
+    record[20..24].copy_from_slice(&crc.to_le_bytes());
+    wal.write_all_at(&record, at).expect("a record");
+}
+
+/// Removes what is behind the first segment that holds `from`: a crash that lost the end of a record.
+///
+/// # Panics
+/// Nothing is behind it.
+pub(crate) fn lose_wal_behind(data: &Path, from: u64) {
+    let kept = segment_name(1, from / SEGMENT_BYTES, SEGMENT_BYTES);
+    let mut lost = 0;
+    for entry in fs::read_dir(data.join("pg_wal")).expect("pg_wal") {
+        let path: PathBuf = entry.expect("an entry").path();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        if name.len() == 24 && name > kept.as_str() {
+            fs::remove_file(path).expect("removed");
+            lost += 1;
+        }
+    }
+    assert!(lost > 0, "the record ended within its first segment");
+}
+
+fn segment_name(timeline: u32, segment: u64, segment_bytes: u64) -> String {
+    let per_id = (1 << 32) / segment_bytes;
+    format!(
+        "{timeline:08X}{:08X}{:08X}",
+        segment / per_id,
+        segment % per_id
+    )
+}
+
+/// `initdb`'s default.
+const SEGMENT_BYTES: u64 = 16 << 20;
+const RECORD_HEADER_BYTES: usize = 24;
+/// Of the copy of the checkpoint in the control file.
+const CHECKPOINT_AT: usize = 40;
+/// In a checkpoint.
+const NEXT_XID_AT: usize = 24;
