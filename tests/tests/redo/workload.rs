@@ -8,7 +8,7 @@ use crate::cluster::{Mode, Run};
 use crate::surgery;
 
 /// Paragraphs of SQL, each sent by itself.
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     include_str!("sql/heap.sql"),
     include_str!("sql/btree.sql"),
     include_str!("sql/hash.sql"),
@@ -16,6 +16,7 @@ const FILES: [&str; 7] = [
     include_str!("sql/gist.sql"),
     include_str!("sql/spgist.sql"),
     include_str!("sql/brin.sql"),
+    include_str!("sql/index_corners.sql"),
 ];
 
 /// Everything, in an order in which later parts find what they need.

@@ -123,7 +123,13 @@ fn the_index_of_another_server_or_of_other_files_is_not_used() {
 #[test]
 fn an_index_of_a_newer_version_is_refused_by_name() {
     let disk = warm_disk();
-    index(&disk).borrow_mut()[8] = 2;
+    {
+        let file = index(&disk);
+        let mut bytes = file.borrow_mut();
+        bytes[8] = 2;
+        let checksum = crc32c::crc32c(&bytes[..4092]);
+        bytes[4092..4096].copy_from_slice(&checksum.to_le_bytes());
+    }
     let config = CacheConfig::tiny();
     let refused = now(CacheLayout::prepare(
         &disk,

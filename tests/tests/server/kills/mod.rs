@@ -68,7 +68,11 @@ fn an_import_killed_while_it_reads_or_writes_layers_leaves_nothing_or_a_whole_br
             let name = format!("{stage:?}-{number}");
             let layers = small.site.layer_files().len();
             let mut child = begin_import(small, &name);
-            let linger = moment(&mut random, Duration::from_millis(20));
+            // A layer is open for as long as it takes to write and sync it.
+            let linger = moment(
+                &mut random,
+                Duration::from_millis(if stage == Stage::Import { 20 } else { 1 }),
+            );
             let cluster = small.cluster.data_directory();
             let caught = stopped_with_open(&mut child, linger, |path| match stage {
                 Stage::Import => path.starts_with(&cluster),
@@ -328,7 +332,7 @@ fn now() -> Instant {
 /// Kills in each stage, unless another number is asked for.
 const KILLS: usize = 2;
 /// A process that is not caught in its stage is tried again so often, on average.
-const TRIES_PER_KILL: usize = 5;
+const TRIES_PER_KILL: usize = 20;
 const KILLS_PER_SITE: usize = 8;
 /// Longest wait for a server that is being read to do what it is to be killed at.
 const CATCH_MAX: Duration = Duration::from_secs(60);
