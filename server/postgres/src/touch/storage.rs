@@ -65,29 +65,17 @@ fn truncate_visibility_map(
     state: &mut ClusterState,
     out: Out<'_>,
 ) {
-    let fork = Fork::VisibilityMap;
-    let mut block = heap_blocks / MAP_BLOCKS_PER_PAGE;
     let on_page = heap_blocks % MAP_BLOCKS_PER_PAGE;
-    let Some(blocks) = state.forks.blocks(relation, fork) else {
-        return;
+    let rest = (on_page != 0).then(|| Implied::VisibilityTruncate {
+        byte: u16::try_from(on_page / 4).expect("a page has 8,168 bytes of map"),
+        keep: (1 << (on_page % 4 * 2)) - 1,
+    });
+    let place = BlockTag {
+        relation,
+        fork: Fork::VisibilityMap,
+        block: heap_blocks / MAP_BLOCKS_PER_PAGE,
     };
-    if on_page != 0 {
-        if block >= blocks {
-            return;
-        }
-        let tag = BlockTag {
-            relation,
-            fork,
-            block,
-        };
-        let implied = Implied::VisibilityTruncate {
-            byte: u16::try_from(on_page / 4).expect("a page has 8,168 bytes of map"),
-            keep: (1 << (on_page % 4 * 2)) - 1,
-        };
-        put_delta(tag.key(), Delta::Implied(implied), out);
-        block += 1;
-    }
-    state.forks.truncate(relation, fork, block, end);
+    truncate_map(place, rest, end, state, out);
 }
 
 /// The leaves of blocks from `heap_blocks` on are cleared, and the pages that have no others cut off. The upper levels,
@@ -99,29 +87,39 @@ fn truncate_free_space_map(
     state: &mut ClusterState,
     out: Out<'_>,
 ) {
-    let fork = Fork::FreeSpaceMap;
     let leaves = u32::try_from(FSM_LEAVES).expect("fewer than bytes on a page");
     let (page, slot) = (heap_blocks / leaves, heap_blocks % leaves);
-    let mut block = free_space_block(page, leaves);
-    let Some(blocks) = state.forks.blocks(relation, fork) else {
+    let rest = (slot != 0).then(|| Implied::FreeSpaceTruncate {
+        leaves: u16::try_from(slot).expect("fewer than bytes on a page"),
+    });
+    let place = BlockTag {
+        relation,
+        fork: Fork::FreeSpaceMap,
+        block: free_space_block(page, leaves),
+    };
+    truncate_map(place, rest, end, state, out);
+}
+
+/// Cuts a map off at a page, or behind it if a part of the page stays: `rest` then clears the other part.
+fn truncate_map(
+    place: BlockTag,
+    rest: Option<Implied>,
+    end: Lsn,
+    state: &mut ClusterState,
+    out: Out<'_>,
+) {
+    let Some(blocks) = state.forks.blocks(place.relation, place.fork) else {
         return;
     };
-    if slot != 0 {
-        if block >= blocks {
+    let mut keep = place.block;
+    if let Some(rest) = rest {
+        if keep >= blocks {
             return;
         }
-        let tag = BlockTag {
-            relation,
-            fork,
-            block,
-        };
-        let implied = Implied::FreeSpaceTruncate {
-            leaves: u16::try_from(slot).expect("fewer than bytes on a page"),
-        };
-        put_delta(tag.key(), Delta::Implied(implied), out);
-        block += 1;
+        put_delta(place.key(), Delta::Implied(rest), out);
+        keep += 1;
     }
-    state.forks.truncate(relation, fork, block, end);
+    state.forks.truncate(place.relation, place.fork, keep, end);
 }
 
 /// Where leaf page `page` of a free space map is: before it come the leaf pages before it and, at every level above, the
