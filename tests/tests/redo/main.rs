@@ -6,6 +6,7 @@
 mod cluster;
 mod coverage;
 mod standby;
+mod state;
 mod surgery;
 mod workload;
 
@@ -22,29 +23,42 @@ fn prove(major: u32, mode: Mode) {
     run.finish();
     // The standby works while we do, on the files that both begin with: they are read before.
     let pages = run.backup().pages();
+    let mut state = state::State::import(run.backup().data());
     let (report, verdict) = std::thread::scope(|scope| {
         let standby = scope.spawn(|| run.backup().replay(&run.cluster));
-        let (verifier, end) = replay(&run, pages);
+        let (verifier, end) = replay(&run, pages, &mut state);
         standby.join().expect("the standby replays");
         let verdict = run.backup().compare(&verifier);
         println!("{end}");
+        for line in state.compare(run.backup().data(), &run.cluster.data_directory()) {
+            println!("STATE {line}");
+        }
         (verifier.into_report(), verdict)
     });
     coverage::judge(major, mode, &report, &verdict);
 }
 
 /// Our own replay of the workload's WAL, from the same files.
-fn replay(run: &Run, pages: Vec<(BlockTag, Box<Page>)>) -> (Verifier, String) {
+fn replay(
+    run: &Run,
+    pages: Vec<(BlockTag, Box<Page>)>,
+    state: &mut state::State,
+) -> (Verifier, String) {
     let wal = run.cluster.data_directory().join("pg_wal");
     let mut files = SegmentFiles::open(&wal, None).expect("WAL files");
     let mut verifier = Verifier::new(files.version(), run.mode.has_checksums(), false);
     verifier.begin_with(pages);
     let mut end = Lsn::INVALID;
+    let last = standby::control_file(&run.cluster.data_directory()).checkpoint_lsn;
     files
         .for_each(|record| -> Result<(), Box<dyn std::error::Error>> {
             end = record.end;
             if record.start >= run.backup().start {
                 verifier.observe(record)?;
+                // Its counters are what ours are compared with.
+                if record.start < last {
+                    state.observe(record);
+                }
             }
             Ok(())
         })

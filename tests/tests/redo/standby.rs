@@ -63,6 +63,10 @@ impl Backup {
         }
     }
 
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// All its pages.
     pub(crate) fn pages(&self) -> Vec<(BlockTag, Box<Page>)> {
         pages_of(&self.data)
@@ -149,13 +153,13 @@ impl Backup {
     }
 }
 
-fn control_file(data: &Path) -> ControlFile {
+pub(crate) fn control_file(data: &Path) -> ControlFile {
     let bytes = fs::read(data.join("global/pg_control")).expect("control file");
     ControlFile::decode(&bytes).expect("control file")
 }
 
 /// The pages of all relations of a data directory, by its files' names.
-fn pages_of(data: &Path) -> Vec<(BlockTag, Box<Page>)> {
+pub(crate) fn pages_of(data: &Path) -> Vec<(BlockTag, Box<Page>)> {
     let mut pages = Vec::new();
     for (tablespace, database, folder) in relation_folders(data) {
         for entry in fs::read_dir(folder).expect("a folder") {
@@ -187,7 +191,7 @@ fn pages_of(data: &Path) -> Vec<(BlockTag, Box<Page>)> {
 }
 
 /// Number and fork; none of the relations here has a second segment file.
-fn relation_file(name: &str) -> Option<(u32, Fork)> {
+pub(crate) fn relation_file(name: &str) -> Option<(u32, Fork)> {
     let (number, suffix) = match name.find('_') {
         Some(at) => name.split_at(at),
         None => (name, ""),
@@ -197,7 +201,7 @@ fn relation_file(name: &str) -> Option<(u32, Fork)> {
 }
 
 /// Tablespace, database and folder, tablespaces within the data directory included.
-fn relation_folders(data: &Path) -> Vec<(u32, u32, PathBuf)> {
+pub(crate) fn relation_folders(data: &Path) -> Vec<(u32, u32, PathBuf)> {
     let mut folders = vec![(1664, 0, data.join("global"))];
     let numbered = |folder: &Path| -> Vec<(u32, PathBuf)> {
         let entries = fs::read_dir(folder).expect("a folder");
@@ -222,7 +226,7 @@ fn relation_folders(data: &Path) -> Vec<(u32, u32, PathBuf)> {
     folders
 }
 
-fn first_difference(ours: &Page, theirs: &Page, fork: Fork) -> Option<usize> {
+pub(crate) fn first_difference(ours: &Page, theirs: &Page, fork: Fork) -> Option<usize> {
     let is_empty_map = |page: &Page| page[24..].iter().all(|byte| *byte == 0);
     if fork == Fork::VisibilityMap && is_empty_map(ours) && is_empty_map(theirs) {
         return None;
