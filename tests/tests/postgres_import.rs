@@ -328,7 +328,6 @@ fn check_against_files(data: &Path, sink: &MapSink, fleeting: &str) {
         [
             "pg_hba.conf",
             "pg_ident.conf",
-            "pg_logical/replorigin_checkpoint",
             "postgresql.auto.conf",
             "postgresql.conf"
         ]

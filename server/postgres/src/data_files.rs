@@ -52,6 +52,8 @@ pub enum DataFile {
         /// Transaction id, with epoch from 17 on.
         xid: u64,
     },
+    /// `pg_logical/replorigin_checkpoint`: how far subscriptions have come.
+    ReplicationOrigins,
     /// `global/pg_control`.
     ControlFile,
     /// `backup_label`.
@@ -101,7 +103,7 @@ pub fn classify(path: &str, postgres_major: u16) -> DataFile {
         "pg_xact" | "pg_multixact" | "pg_commit_ts" => slru_segment(path),
         "pg_twophase" => two_phase(rest, postgres_major),
         "pg_wal" => in_wal_folder(rest),
-        "pg_logical" if rest == "replorigin_checkpoint" => DataFile::Plain,
+        "pg_logical" if rest == "replorigin_checkpoint" => DataFile::ReplicationOrigins,
         "pg_logical" => DataFile::Ignored("belongs to a logical slot"),
         "pg_replslot" => DataFile::Ignored("replication slots stay with their server"),
         "pg_stat" => DataFile::Ignored("statistics"),
@@ -382,7 +384,10 @@ mod tests {
                 },
             ),
             ("postgresql.conf", DataFile::Plain),
-            ("pg_logical/replorigin_checkpoint", DataFile::Plain),
+            (
+                "pg_logical/replorigin_checkpoint",
+                DataFile::ReplicationOrigins,
+            ),
             ("base/5/INCREMENTAL.16384", DataFile::Incremental),
             ("base/5/16384_foo", DataFile::Plain),
             ("base/5/016384", DataFile::Plain),

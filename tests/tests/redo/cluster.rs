@@ -83,9 +83,24 @@ impl Run {
         if mode == Mode::Deltas {
             run.age();
         }
+        run.begin_state();
         run.backup = Some(Backup::of(&run.cluster));
         run.cluster.start().expect("the server starts");
         run
+    }
+
+    /// State that the workload's records find and change.
+    fn begin_state(&mut self) {
+        self.cluster.start().expect("the server starts");
+        self.session().run_each(&[
+            "create table before (a int)",
+            "begin; insert into before values (1); prepare transaction 'early'",
+            "select pg_replication_origin_create('old')",
+            "select pg_replication_origin_advance('old', '0/77')",
+            "select pg_replication_origin_create('old and gone')",
+            "select pg_replication_origin_advance('old and gone', '0/88')",
+        ]);
+        self.cluster.stop(StopMode::Fast).expect("stops");
     }
 
     /// Brings the next transaction id near its epoch's end, in strides after each of which everything is frozen.

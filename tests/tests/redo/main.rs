@@ -5,6 +5,7 @@
 
 mod cluster;
 mod coverage;
+mod files;
 mod standby;
 mod state;
 mod surgery;
@@ -16,6 +17,8 @@ use postgres::verify::{Page, Verifier};
 use postgres::wal::SegmentFiles;
 
 use crate::cluster::{Mode, Run};
+use crate::coverage::StandbyProof;
+use crate::state::{Omissions, State, Theirs};
 
 fn prove(major: u32, mode: Mode) {
     let mut run = Run::prepare(major, mode);
@@ -23,31 +26,35 @@ fn prove(major: u32, mode: Mode) {
     run.finish();
     // The standby works while we do, on the files that both begin with: they are read before.
     let pages = run.backup().pages();
-    let mut state = state::State::import(run.backup().data());
-    let (report, verdict) = std::thread::scope(|scope| {
+    let mut state = State::import(run.backup().data());
+    let (report, proof) = std::thread::scope(|scope| {
         let standby = scope.spawn(|| run.backup().replay(&run.cluster));
-        let (verifier, end) = replay(&run, pages, &mut state);
+        let (verifier, omissions) = replay(&run, pages, &mut state);
         standby.join().expect("the standby replays");
-        let verdict = run.backup().compare(&verifier);
-        println!("{end}");
-        for line in state.compare(run.backup().data(), &run.cluster.data_directory()) {
-            println!("STATE {line}");
-        }
-        (verifier.into_report(), verdict)
+        let pages = run.backup().compare(&verifier);
+        let theirs = Theirs::read(run.backup().data(), &run.cluster.data_directory());
+        let proof = StandbyProof {
+            pages,
+            comparison: state.compare(&theirs),
+            unnoticed: omissions.unnoticed(&theirs),
+            state,
+        };
+        (verifier.into_report(), proof)
     });
-    coverage::judge(major, mode, &report, &verdict);
+    coverage::judge(major, mode, &report, &proof);
 }
 
 /// Our own replay of the workload's WAL, from the same files.
 fn replay(
     run: &Run,
     pages: Vec<(BlockTag, Box<Page>)>,
-    state: &mut state::State,
-) -> (Verifier, String) {
+    state: &mut State,
+) -> (Verifier, Omissions) {
     let wal = run.cluster.data_directory().join("pg_wal");
     let mut files = SegmentFiles::open(&wal, None).expect("WAL files");
     let mut verifier = Verifier::new(files.version(), run.mode.has_checksums(), false);
     verifier.begin_with(pages);
+    let mut omissions = Omissions::of(state, files.version());
     let mut end = Lsn::INVALID;
     let last = standby::control_file(&run.cluster.data_directory()).checkpoint_lsn;
     files
@@ -58,13 +65,14 @@ fn replay(
                 // Its counters are what ours are compared with.
                 if record.start < last {
                     state.observe(record);
+                    omissions.observe(record);
                 }
             }
             Ok(())
         })
         .expect("WAL of one version");
-    let why = files.end().unwrap_or_default();
-    (verifier, format!("replayed to {end}: {why}"))
+    println!("replayed to {end}: {}", files.end().unwrap_or_default());
+    (verifier, omissions)
 }
 
 #[test]

@@ -13,7 +13,6 @@ use harness::postgres::TestCluster;
 use postgres::control_file::ControlFile;
 use postgres::key::{BlockTag, Fork, Relation};
 use postgres::verify::{Page, Verifier};
-use postgres::wal::{Proof, RecordKind, ResourceManager};
 
 const PAGE: usize = 8192;
 
@@ -24,23 +23,12 @@ pub(crate) struct Backup {
     pub(crate) start: Lsn,
 }
 
-/// How many pages were compared, and what was not the same.
+/// How many pages of redo's proof by images were compared, and what was not the same.
 #[derive(Default)]
 pub(crate) struct Verdict {
     pub(crate) pages: u64,
     pub(crate) free_space_pages: u64,
     pub(crate) differences: Vec<String>,
-}
-
-impl Verdict {
-    /// Whether what a kind of record does was compared, where none of its own images was.
-    pub(crate) fn proves(&self, kind: &RecordKind) -> bool {
-        // Files of relations, by their pages; what else is state is not compared yet.
-        let makes_files = [ResourceManager::STORAGE, ResourceManager::DATABASE];
-        let is_of_pages = kind.proof != Proof::Standby;
-        self.differences.is_empty()
-            && (is_of_pages || makes_files.contains(&kind.resource_manager()))
-    }
 }
 
 impl Backup {

@@ -1,27 +1,43 @@
 //! Our replay of everything: every key's newest version, made of what `touch` says of each record, from the values that an
-//! import of the files finds.
+//! import of the files finds. In the end it has to be what a standby's files are.
+//!
+//! That something was compared says little if it would have been the same without the record. So besides there is a
+//! replay without the records of each kind, which has to come out otherwise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use engine::types::PAGE_BYTES;
+use engine::types::{Lsn, PAGE_BYTES};
 use harness::postgres::MapSink;
+use postgres::control_file::{CHECKPOINT_BYTES, ControlFile, decode_checkpoint};
 use postgres::import::ImportSource;
-use postgres::key::{BlockTag, Fork, PostgresKey, Relation, Slru};
+use postgres::key::{BlockTag, CHUNK_BYTES, Fork, PostgresKey, Relation};
 use postgres::redo::redo;
 use postgres::touch::{ClusterState, What, touched};
-use postgres::value::{CheckpointState, DatabaseBeginning, RelationSize};
+use postgres::value::{
+    CheckpointState, DatabaseBeginning, DatabaseDirectory, RelationSize, ReplicationOrigin,
+    SlruSegment, Tablespace,
+};
 use postgres::verify::Page;
-use postgres::wal::Record;
+use postgres::wal::{Proof, Record, RecordKind, ResourceManager, WalVersion};
 
-use crate::standby::{control_file, first_difference, pages_of, relation_file, relation_folders};
+use crate::coverage;
+use crate::files::{Comparison, Files, Part};
+use crate::standby::{control_file, first_difference, pages_of};
 
 /// The newest version of every key.
 pub(crate) struct State {
     values: BTreeMap<PostgresKey, Vec<u8>>,
     cluster: ClusterState,
-    /// Pages that redo failed on, and why.
-    pub(crate) failures: Vec<String>,
+    /// What was otherwise than it should be on the way.
+    failures: Vec<(Part, String)>,
+    /// Which parts the records of a kind touched.
+    touched: BTreeMap<&'static RecordKind, BTreeSet<Part>>,
+    /// The last record that told the next oid.
+    next_oid_at: Lsn,
+    has_pages: bool,
+    /// Records of this kind are left out.
+    left_out: Option<&'static RecordKind>,
 }
 
 impl State {
@@ -30,61 +46,89 @@ impl State {
         let mut sink = MapSink::default();
         let source = ImportSource::of_path(data).expect("a data directory");
         source.import(&mut sink).expect("an import");
+        State::of(sink.values, true)
+    }
+
+    /// The same without pages of relations.
+    fn without_pages(&self) -> State {
+        let is_block = |key: &PostgresKey| matches!(key, PostgresKey::Block { .. });
+        let values = self.values.iter().filter(|(key, _)| !is_block(key));
+        let values = values.map(|(key, value)| (*key, value.clone()));
+        State::of(values.collect(), false)
+    }
+
+    fn of(values: BTreeMap<PostgresKey, Vec<u8>>, has_pages: bool) -> State {
         let mut cluster = ClusterState::new(1);
-        for (key, value) in &sink.values {
+        for (key, value) in &values {
             cluster.load(*key, value).expect("values of the import");
         }
         State {
-            values: sink.values,
+            values,
             cluster,
             failures: Vec::new(),
+            touched: BTreeMap::new(),
+            next_oid_at: Lsn::INVALID,
+            has_pages,
+            left_out: None,
         }
     }
 
     /// Takes what a record makes.
     pub(crate) fn observe(&mut self, record: &Record<'_>) {
-        let (values, failures) = (&mut self.values, &mut self.failures);
+        let kind = RecordKind::of(record.version, record.manager, record.info);
+        if kind.is_some() && kind == self.left_out {
+            return;
+        }
+        self.check_counters(record);
+        let has_pages = self.has_pages;
         let mut copies = Vec::new();
+        let (values, failures) = (&mut self.values, &mut self.failures);
+        let parts = kind.map(|kind| self.touched.entry(kind).or_default());
+        let parts = parts.expect("a known kind");
         touched(record, &mut self.cluster, &mut |version| {
             let key = version.key;
+            parts.extend(Part::of(&key));
             match version.what {
+                What::Delta(_) if !has_pages && Part::of(&key) == Some(Part::Pages) => {}
                 What::Delta(delta) => {
                     let page = values.entry(key).or_insert_with(|| vec![0; PAGE_BYTES]);
                     let page = page.as_mut_slice().try_into().expect("a page");
                     if let Err(failure) = redo(&delta, page) {
-                        failures.push(format!("{key:?}: {failure}"));
+                        failures.push((Part::Pages, format!("{key:?}: {failure}")));
                     }
                 }
                 What::Value(value) => {
-                    if let PostgresKey::DatabaseBeginning {
-                        database,
-                        tablespace,
-                    } = key
-                    {
-                        let beginning = DatabaseBeginning::decode(value).expect("a beginning");
-                        copies.push(((database, tablespace), beginning.copied_from));
-                    }
-                    // A fork that begins anew shows nothing of its former life.
-                    if let PostgresKey::RelationSize { relation, fork } = key
-                        && RelationSize::decode(value).expect("a size").blocks == 0
-                    {
-                        remove_blocks(values, relation, fork);
+                    match key {
+                        PostgresKey::DatabaseBeginning {
+                            database,
+                            tablespace,
+                        } => {
+                            let beginning = DatabaseBeginning::decode(value).expect("a beginning");
+                            copies.push(((database, tablespace), beginning.copied_from));
+                        }
+                        // A fork that begins anew shows nothing of its former life.
+                        PostgresKey::RelationSize { relation, fork }
+                            if RelationSize::decode(value).expect("a size").blocks == 0 =>
+                        {
+                            remove_blocks(values, relation, fork);
+                        }
+                        _ => {}
                     }
                     values.insert(key, value.to_vec());
                 }
                 What::Removed => {
-                    if let PostgresKey::RelationSize { relation, fork } = key {
-                        remove_blocks(values, relation, fork);
-                    }
-                    if let PostgresKey::DatabaseDirectory {
-                        database,
-                        tablespace,
-                    } = key
-                    {
+                    match key {
+                        PostgresKey::RelationSize { relation, fork } => {
+                            remove_blocks(values, relation, fork);
+                        }
                         // What is in a directory goes with it.
-                        values.retain(|key, _| {
+                        PostgresKey::DatabaseDirectory {
+                            database,
+                            tablespace,
+                        } => values.retain(|key, _| {
                             moved(*key, (0, 0)).is_none_or(|(at, _)| at != (database, tablespace))
-                        });
+                        }),
+                        _ => {}
                     }
                     values.remove(&key);
                 }
@@ -93,6 +137,42 @@ impl State {
         .expect("records of known kinds");
         for (to, from) in copies {
             self.begin_database(to, from);
+        }
+    }
+
+    /// What a checkpoint of the primary says, which is what the records before it have to have told.
+    fn check_counters(&mut self, record: &Record<'_>) {
+        if record.manager != ResourceManager::XLOG {
+            return;
+        }
+        match record.operation() {
+            NEXT_OID => self.next_oid_at = record.start,
+            operation @ (CHECKPOINT_SHUTDOWN | CHECKPOINT_ONLINE) => {
+                let bytes = record.main.first_chunk::<CHECKPOINT_BYTES>();
+                let found = decode_checkpoint(bytes.expect("a checkpoint"));
+                let known = *self.cluster.checkpoint();
+                let mut wrong = |what: String| self.failures.push((Part::Counters, what));
+                let at = record.start;
+                if known.full_page_writes != found.full_page_writes {
+                    wrong(format!("full page writes at {at}: not as before"));
+                }
+                if operation == CHECKPOINT_SHUTDOWN {
+                    return;
+                }
+                // Ids up to this one were set aside by the last record of it.
+                if self.next_oid_at < found.redo && known.next_oid != found.next_oid {
+                    wrong(format!(
+                        "next oid at {at}: {} and {}",
+                        known.next_oid, found.next_oid
+                    ));
+                }
+                // The server listed what is running after it had begun the checkpoint.
+                let (known, found) = (known.oldest_active_xid, found.oldest_active_xid);
+                if known.wrapping_sub(found) > u32::MAX / 2 {
+                    wrong(format!("oldest running at {at}: {known} before {found}"));
+                }
+            }
+            _ => {}
         }
     }
 
@@ -106,212 +186,259 @@ impl State {
                 (Some(at) == from).then(|| (moved, value.clone()))
             })
             .collect();
-        for (key, value) in copied {
-            self.values.insert(key, value);
-        }
+        self.values.extend(copied);
     }
 
-    /// What is not as in the standby's files.
-    pub(crate) fn compare(&self, standby: &Path, primary: &Path) -> Vec<String> {
-        let mut out: Vec<String> = self.failures.iter().take(10).cloned().collect();
-        let mut n = std::collections::BTreeMap::<&str, u32>::new();
-        // pages and sizes
-        let pages = pages_of(standby);
-        let mut ends: BTreeMap<(Relation, Fork), u32> = BTreeMap::new();
-        for (tablespace, database, folder) in relation_folders(standby) {
-            for entry in std::fs::read_dir(folder).expect("a folder") {
-                let path = entry.expect("an entry").path();
-                let name = path
-                    .file_name()
-                    .and_then(|n| n.to_str())
-                    .unwrap_or_default();
-                if let Some((number, fork)) = relation_file(name) {
-                    let blocks = std::fs::metadata(&path).expect("a file").len() / 8192;
-                    ends.insert(
-                        (
-                            Relation {
-                                tablespace,
-                                database,
-                                number,
-                            },
-                            fork,
-                        ),
-                        u32::try_from(blocks).expect("small"),
-                    );
-                }
-            }
+    /// Compares with the files of a standby that stopped at the shutdown checkpoint of its primary.
+    pub(crate) fn compare(&self, standby: &Theirs) -> Comparison {
+        let ours = self.files();
+        let mut all = Comparison::of(&ours, &standby.files);
+        for (part, failure) in &self.failures {
+            all.differ(*part, failure.clone());
         }
-        for (tag, theirs) in &pages {
-            if tag.fork == Fork::FreeSpaceMap {
+        self.compare_counters(standby, &mut all);
+        if !self.has_pages {
+            return all;
+        }
+        all.maps(Part::Pages, &ours.forks, &standby.files.forks);
+        for (tag, theirs) in &standby.pages {
+            if !standby.files.forks.contains_key(&(tag.relation, tag.fork)) {
                 continue;
             }
-            *n.entry("pages").or_default() += 1;
-            match self.page(tag) {
-                None => out.push(format!("{tag}: we have no such page")),
-                Some(own) => {
-                    if let Some(at) = first_difference(&own, theirs, tag.fork) {
-                        out.push(format!("{tag}: differs at {at}"));
+            all.count(Part::Pages);
+            let own = self.value(tag.key()).and_then(|page| page.try_into().ok());
+            let own = own.unwrap_or([0; PAGE_BYTES]);
+            if let Some(at) = first_difference(&own, theirs, tag.fork) {
+                all.differ(Part::Pages, format!("{tag}: differs at {at}"));
+            }
+        }
+        all
+    }
+
+    fn compare_counters(&self, theirs: &Theirs, all: &mut Comparison) {
+        let CheckpointState {
+            redo,
+            timeline,
+            previous_timeline,
+            next_xid,
+            next_oid,
+            next_multixact,
+            next_multixact_offset,
+            oldest_xid,
+            oldest_xid_database,
+            oldest_multixact,
+            oldest_multixact_database,
+            time,
+            oldest_commit_timestamp_xid,
+            newest_commit_timestamp_xid,
+            // Between checkpoints only the memory of a standby has it: compared at each of them.
+            oldest_active_xid: _,
+            full_page_writes,
+        } = *self.cluster.checkpoint();
+        // The standby's file tells of the last checkpoint before the stop.
+        let last = &theirs.standby.checkpoint;
+        all.field("redo", redo, last.redo);
+        all.field("time", time, last.time);
+        all.field(
+            "previous timeline",
+            previous_timeline,
+            last.previous_timeline,
+        );
+        all.field(
+            "parameters",
+            *self.cluster.parameters(),
+            theirs.standby.parameters,
+        );
+        // Where it stopped, the primary wrote the counters down.
+        let end = &theirs.primary.checkpoint;
+        all.field("timeline", timeline, end.timeline);
+        all.field("next transaction", next_xid, end.next_xid);
+        all.field("next multixact", next_multixact, end.next_multixact);
+        all.field(
+            "next offset",
+            next_multixact_offset,
+            end.next_multixact_offset,
+        );
+        all.field("oldest transaction", oldest_xid, end.oldest_xid);
+        all.field("its database", oldest_xid_database, end.oldest_xid_database);
+        all.field("oldest multixact", oldest_multixact, end.oldest_multixact);
+        all.field(
+            "its database",
+            oldest_multixact_database,
+            end.oldest_multixact_database,
+        );
+        all.field(
+            "commit timestamps",
+            (oldest_commit_timestamp_xid, newest_commit_timestamp_xid),
+            (
+                end.oldest_commit_timestamp_xid,
+                end.newest_commit_timestamp_xid,
+            ),
+        );
+        all.field("full page writes", full_page_writes, end.full_page_writes);
+        // The primary had not used up what it had set aside, which is what a standby knows.
+        let unused = next_oid.checked_sub(end.next_oid);
+        all.field(
+            "next oid",
+            unused.is_some_and(|unused| unused <= OIDS_AT_ONCE),
+            true,
+        );
+    }
+
+    /// Everything but pages of relations and counters.
+    fn files(&self) -> Files {
+        let mut files = Files::default();
+        for (key, value) in &self.values {
+            match *key {
+                PostgresKey::RelationSize { relation, fork } if fork != Fork::FreeSpaceMap => {
+                    let blocks = RelationSize::decode(value).expect("a size").blocks;
+                    files.forks.insert((relation, fork), blocks);
+                }
+                PostgresKey::SlruSegment { slru, segment } => {
+                    let pages = SlruSegment::decode(value).expect("a segment").pages;
+                    let mut content = Vec::new();
+                    for block in 0..pages {
+                        let page = self.value(PostgresKey::SlruPage {
+                            slru,
+                            segment,
+                            block,
+                        });
+                        content.extend(page.unwrap_or(&[0; PAGE_BYTES]));
                     }
+                    files.slrus.insert((slru, segment), content);
                 }
-            }
-        }
-        for ((relation, fork), blocks) in &ends {
-            if *fork == Fork::FreeSpaceMap {
-                continue;
-            }
-            *n.entry("sizes").or_default() += 1;
-            if self.blocks(*relation, *fork) != Some(*blocks) {
-                out.push(format!(
-                    "{relation}{}: {blocks} blocks, ours {:?}",
-                    fork.suffix(),
-                    self.blocks(*relation, *fork)
-                ));
-            }
-        }
-        for key in self.keys() {
-            if let PostgresKey::RelationSize { relation, fork } = key
-                && *fork != Fork::FreeSpaceMap
-                && !ends.contains_key(&(*relation, *fork))
-            {
-                out.push(format!(
-                    "{relation}{}: they have no such file",
-                    fork.suffix()
-                ));
-            }
-        }
-        // SLRUs
-        for slru in Slru::ALL {
-            let mut segments = std::collections::BTreeSet::new();
-            for entry in std::fs::read_dir(standby.join(slru.directory())).expect("a folder") {
-                let path = entry.expect("an entry").path();
-                if !path.is_file() {
-                    continue;
-                }
-                let name = path
-                    .file_name()
-                    .and_then(|n| n.to_str())
-                    .unwrap_or_default()
-                    .to_owned();
-                let segment = u64::from_str_radix(&name, 16).expect("a segment");
-                segments.insert(segment);
-                let content = std::fs::read(&path).expect("a file");
-                let ours = self.value(PostgresKey::SlruSegment { slru, segment });
-                *n.entry("slru segments").or_default() += 1;
-                let count = ours.map(|v| {
-                    postgres::value::SlruSegment::decode(v)
-                        .expect("a segment")
-                        .pages
-                });
-                if count != u32::try_from(content.len() / 8192).ok() {
-                    out.push(format!(
-                        "{slru:?} {name}: {} pages, ours {count:?}",
-                        content.len() / 8192
-                    ));
-                }
-                for (block, theirs) in (0..).zip(content.chunks_exact(8192)) {
-                    *n.entry("slru pages").or_default() += 1;
-                    let own = self.value(PostgresKey::SlruPage {
-                        slru,
-                        segment,
-                        block,
-                    });
-                    let zero = [0u8; 8192];
-                    let own = own.unwrap_or(&zero);
-                    if let Some(at) = (0..8192).find(|at| own[*at] != theirs[*at]) {
-                        out.push(format!(
-                            "{slru:?} {name} page {block}: differs at {at}: {:02x?} theirs {:02x?}",
-                            &own[at / 16 * 16..at / 16 * 16 + 16],
-                            &theirs[at / 16 * 16..at / 16 * 16 + 16]
-                        ));
-                    }
-                }
-            }
-            for key in self.keys() {
-                if let PostgresKey::SlruSegment { slru: of, segment } = key
-                    && *of == slru
-                    && !segments.contains(segment)
-                {
-                    out.push(format!("{slru:?} {segment:x}: they have no such segment"));
-                }
-            }
-        }
-        // relation maps
-        for (tablespace, database, folder) in relation_folders(standby) {
-            let theirs = std::fs::read(folder.join("pg_filenode.map")).ok();
-            let own = self
-                .value(PostgresKey::RelationMap {
+                PostgresKey::RelationMap {
                     database,
                     tablespace,
-                })
-                .map(<[u8]>::to_vec);
-            *n.entry("maps").or_default() += 1;
-            if own != theirs {
-                out.push(format!(
-                    "relation map of {tablespace}/{database} differs: {:?} {:?}",
-                    own.map(|o| o.len()),
-                    theirs.map(|o| o.len())
-                ));
+                } => {
+                    files.maps.insert((database, tablespace), value.clone());
+                }
+                PostgresKey::DatabaseDirectory {
+                    database,
+                    tablespace,
+                } => {
+                    let directory = DatabaseDirectory::decode(value).expect("a directory");
+                    let place = (database, tablespace);
+                    files.directories.insert(place, directory.is_own_tablespace);
+                }
+                PostgresKey::Tablespace { tablespace } => {
+                    let path = Tablespace::decode(value).expect("a tablespace").path;
+                    files.tablespaces.insert(tablespace, path);
+                }
+                PostgresKey::TwoPhase { xid, chunk: 0 } => {
+                    files.two_phase.insert(xid, self.two_phase(xid));
+                }
+                PostgresKey::ReplicationOrigin { origin } => {
+                    let value = ReplicationOrigin::decode(value).expect("an origin");
+                    files.origins.insert(origin, value.remote_lsn);
+                }
+                _ => {}
             }
         }
-        // two-phase
-        for entry in std::fs::read_dir(standby.join("pg_twophase")).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            let xid = u64::from_str_radix(
-                path.file_name()
-                    .and_then(|x| x.to_str())
-                    .unwrap_or_default(),
-                16,
-            )
-            .expect("xid");
-            *n.entry("two-phase").or_default() += 1;
-            let own = self.value(PostgresKey::TwoPhase { xid, chunk: 0 });
-            let theirs = std::fs::read(&path).expect("a file");
-            if own != Some(&theirs[..]) {
-                out.push(format!(
-                    "two-phase {xid:x} differs: {:?} {}",
-                    own.map(<[u8]>::len),
-                    theirs.len()
-                ));
-            }
-        }
-        let two: Vec<_> = self
-            .keys()
-            .filter(|k| matches!(k, PostgresKey::TwoPhase { .. }))
-            .collect();
-        out.push(format!("our two-phase: {two:?}"));
-        let of = standby_control(primary);
-        out.push(format!("counters ours   {:?}", self.checkpoint()));
-        out.push(format!("counters theirs {of:?}"));
-        out.push(format!("compared: {n:?}"));
-        out
+        files
     }
 
-    pub(crate) fn value(&self, key: PostgresKey) -> Option<&[u8]> {
+    /// Its chunks up to the first that is not full.
+    fn two_phase(&self, xid: u64) -> Vec<u8> {
+        let mut content = Vec::new();
+        for chunk in 0.. {
+            let value = self.value(PostgresKey::TwoPhase { xid, chunk });
+            let value = value.expect("a last chunk");
+            content.extend(value);
+            if value.len() < CHUNK_BYTES {
+                break;
+            }
+        }
+        content
+    }
+
+    fn value(&self, key: PostgresKey) -> Option<&[u8]> {
         self.values.get(&key).map(Vec::as_slice)
     }
 
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &PostgresKey> {
-        self.values.keys()
+    /// Whether records of a kind made versions, and all parts that they are of were compared.
+    pub(crate) fn is_proved(&self, kind: &RecordKind, comparison: &Comparison) -> bool {
+        let parts = self.touched.get(kind);
+        parts.is_some_and(|parts| {
+            !parts.is_empty() && parts.iter().all(|part| comparison.proves(*part))
+        })
     }
 
-    /// A page below its fork's end; pages without a version are zeros.
-    pub(crate) fn page(&self, tag: &BlockTag) -> Option<Page> {
-        let blocks = self.blocks(tag.relation, tag.fork)?;
-        if tag.block >= blocks {
-            return None;
+    /// Whether the only versions that records of a kind made are of counters: each may carry a transaction's id.
+    pub(crate) fn stores_nothing(&self, kind: &RecordKind) -> bool {
+        let parts = self.touched.get(kind);
+        parts.is_none_or(|parts| parts.iter().all(|part| *part == Part::Counters))
+    }
+}
+
+/// What the standby left, and the primary's own word.
+pub(crate) struct Theirs {
+    files: Files,
+    pages: Vec<(BlockTag, Box<Page>)>,
+    standby: ControlFile,
+    primary: ControlFile,
+}
+
+impl Theirs {
+    /// Of the folders of both.
+    pub(crate) fn read(standby: &Path, primary: &Path) -> Theirs {
+        Theirs {
+            files: Files::read(standby),
+            pages: pages_of(standby),
+            standby: control_file(standby),
+            primary: control_file(primary),
         }
-        let page = self.value(tag.key()).and_then(|page| page.try_into().ok());
-        Some(page.unwrap_or([0; PAGE_BYTES]))
+    }
+}
+
+/// Replays of the records that change state: of all of them, and for each kind without its own.
+pub(crate) struct Omissions {
+    whole: State,
+    others: Vec<State>,
+}
+
+impl Omissions {
+    /// From where `state` begins.
+    pub(crate) fn of(state: &State, version: WalVersion) -> Omissions {
+        let kinds = RecordKind::all(version).filter(|kind| Omissions::changes_state(kind));
+        let without = |kind| State {
+            left_out: Some(kind),
+            ..state.without_pages()
+        };
+        Omissions {
+            whole: state.without_pages(),
+            others: kinds.map(without).collect(),
+        }
     }
 
-    /// How long a fork is; `None` if there is none.
-    pub(crate) fn blocks(&self, relation: Relation, fork: Fork) -> Option<u32> {
-        let value = self.value(PostgresKey::RelationSize { relation, fork })?;
-        Some(RelationSize::decode(value).expect("a size").blocks)
+    fn changes_state(kind: &RecordKind) -> bool {
+        kind.proof == Proof::Standby && !coverage::changes_nothing(kind)
     }
 
-    pub(crate) fn checkpoint(&self) -> &CheckpointState {
-        self.cluster.checkpoint()
+    /// Takes a record, if state is what it may change.
+    pub(crate) fn observe(&mut self, record: &Record<'_>) {
+        let kind = RecordKind::of(record.version, record.manager, record.info);
+        if kind.is_some_and(Omissions::changes_state) {
+            self.whole.observe(record);
+            for state in &mut self.others {
+                state.observe(record);
+            }
+        }
+    }
+
+    /// Kinds without whose records the standby's files would be no others.
+    ///
+    /// # Panics
+    /// With all of them they are others.
+    pub(crate) fn unnoticed(&self, theirs: &Theirs) -> Vec<&'static RecordKind> {
+        let differences = self.whole.compare(theirs).differences;
+        assert!(
+            differences.is_empty(),
+            "of records of state alone: {differences:#?}"
+        );
+        let others = self.others.iter();
+        let unnoticed = others.filter(|state| state.compare(theirs).differences.is_empty());
+        unnoticed.filter_map(|state| state.left_out).collect()
     }
 }
 
@@ -372,6 +499,8 @@ fn moved(key: PostgresKey, to: (u32, u32)) -> Option<((u32, u32), PostgresKey)> 
     }
 }
 
-fn standby_control(data: &Path) -> CheckpointState {
-    control_file(data).checkpoint
-}
+const CHECKPOINT_SHUTDOWN: u8 = 0x00;
+const CHECKPOINT_ONLINE: u8 = 0x10;
+const NEXT_OID: u8 = 0x30;
+/// As many as a primary sets aside.
+const OIDS_AT_ONCE: u32 = 8192;

@@ -39,6 +39,7 @@ pub(crate) fn run(run: &mut Run) {
         run.freeze_all();
     }
     settings_changed(run);
+    end_state(run);
 }
 
 /// Sends each paragraph that is not only comments.
@@ -58,6 +59,8 @@ fn script(session: &mut Session, text: &str) {
 /// With a logical slot, rewriting a catalog table logs how rows moved.
 fn logical(run: &Run) {
     run.session().run_each(&[
+        // The slot would wait for it.
+        "commit prepared 'early'",
         "create table catalog_like (a int primary key, b text) with (user_catalog_table = true)",
         "select pg_create_logical_replication_slot('rewrites', 'test_decoding')",
         "insert into catalog_like select i, 'x' from generate_series(1, 200) i",
@@ -144,8 +147,18 @@ fn databases_and_tablespaces(run: &Run) {
         "create database logged strategy wal_log",
         "create database elsewhere strategy file_copy tablespace inside",
         "create database gone strategy wal_log tablespace inside",
+        // A folder of this database stays in it until it goes.
+        "create table passed (a int) tablespace passing",
+        "drop table passed",
         "drop tablespace passing",
     ]);
+    // Empty: the standby that replays it has the same place for it.
+    for name in ["outside", "outside_once"] {
+        let folder = run.cluster.make_folder(name).expect("a folder");
+        let folder = folder.display();
+        session.run(&format!("create tablespace {name} location '{folder}'"));
+    }
+    session.run("drop tablespace outside_once");
     for database in ["copied", "logged", "elsewhere"] {
         Session::open(run.cluster.port(), database).run_each(&[
             "create table t as select i a, i::text b from generate_series(1, 500) i",
@@ -171,6 +184,7 @@ fn small_records(run: &Run) {
         "select pg_replication_origin_create('gone')",
         "select pg_replication_origin_advance('gone', '0/99')",
         "select pg_replication_origin_drop('gone')",
+        "select pg_replication_origin_drop('old and gone')",
         "select pg_backup_start('a backup', true)",
         "select pg_backup_stop()",
         "select pg_logical_emit_message(false, 'a', 'message')",
@@ -267,7 +281,33 @@ fn settings_changed(run: &mut Run) {
     drop(session);
     run.restart(StopMode::Fast);
     run.session().run_each(&[
+        // With the next oid as the shutdown's checkpoint told it.
+        "checkpoint",
         "create table after_restart as select generate_series(1, 100) a",
         "commit prepared 'three'",
     ]);
+}
+
+/// State of every kind that is there at the end: some that the last checkpoint wrote, and some from behind it.
+fn end_state(run: &Run) {
+    let mut session = run.session();
+    session.run_each(&[
+        "create unlogged table unlogged as select generate_series(1, 100) a",
+        "create index on unlogged (a)",
+        // With so many subtransactions it fills more than a chunk.
+        "begin; do $$ begin for i in 1..2500 loop begin insert into prepared values (i); \
+         exception when others then null; end; end loop; end $$; \
+         create table never (a int); prepare transaction 'last'",
+        "create database late strategy file_copy",
+        "checkpoint",
+        "create table behind as select generate_series(1, 2000) a",
+        "delete from behind where a > 100",
+        "vacuum behind",
+        "create table away_again (a int) tablespace inside",
+        "select pg_replication_origin_advance('far', '0/9999')",
+    ]);
+    let (mut a, mut b) = (run.session(), run.session());
+    a.run("begin; select * from behind where a < 5 for share");
+    b.run("begin; select * from behind where a < 5 for share; rollback");
+    a.run("commit");
 }

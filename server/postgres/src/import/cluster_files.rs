@@ -12,14 +12,15 @@ use std::io::Read;
 
 use engine::types::{Lsn, PAGE_BYTES};
 
-use super::{ImportError, ImportSink, ImportStart, ImportSummary};
+use super::{ImportError, ImportSink, ImportStart, ImportSummary, replication_origins};
 use crate::bytes_at::{u16_at, u32_at};
 use crate::control_file::{CONTROL_FILE_BYTES, ControlFile, SEGMENT_BLOCKS};
 use crate::data_files::DataFile;
 use crate::key::{CHUNK_BYTES, Fork, PostgresKey, Relation, Slru, path_hash};
 use crate::page;
 use crate::value::{
-    BackupFacts, DatabaseDirectory, PlainFile, RelationSize, SlruSegment, Tablespace,
+    BackupFacts, DatabaseDirectory, PlainFile, RelationSize, ReplicationOrigin, SlruSegment,
+    Tablespace,
 };
 
 /// A file of the source, with where it stands for messages.
@@ -119,6 +120,19 @@ impl ClusterFiles {
             DataFile::TwoPhase { xid } => {
                 let key = |chunk| PostgresKey::TwoPhase { xid, chunk };
                 self.chunks(file, reader, sink, key)?;
+            }
+            DataFile::ReplicationOrigins => {
+                let content = self.small(file, reader)?;
+                let origins = replication_origins::decode(&content);
+                let origins = origins.map_err(|reason| malformed(file.path, reason))?;
+                for (origin, remote_lsn) in origins {
+                    let value = ReplicationOrigin {
+                        remote_lsn,
+                        local_lsn: Lsn::INVALID,
+                    };
+                    let key = PostgresKey::ReplicationOrigin { origin };
+                    put(sink, key, &value.encode())?;
+                }
             }
             DataFile::Plain => self.plain(file, reader, sink)?,
             DataFile::Incremental => {

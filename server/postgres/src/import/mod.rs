@@ -15,6 +15,7 @@ mod backup_label;
 mod backup_tar;
 mod cluster_files;
 mod data_directory;
+mod replication_origins;
 mod running_cluster;
 mod tar_archive;
 mod wal_stretch;

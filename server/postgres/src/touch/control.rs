@@ -114,6 +114,8 @@ impl Control {
         }
     }
 
+    /// The times of older commits are forgotten: as a record of it says, or a checkpoint. (A server writes such a record
+    /// only if a segment goes with it, and otherwise moves its oldest in memory alone.)
     pub(super) fn cut_commit_timestamps(&mut self, oldest: u32) {
         let known = &mut self.checkpoint.oldest_commit_timestamp_xid;
         if *known != 0 && precedes(*known, oldest) {
@@ -224,6 +226,9 @@ impl Control {
         if precedes(known.oldest_multixact, found.oldest_multixact) {
             known.oldest_multixact = found.oldest_multixact;
             known.oldest_multixact_database = found.oldest_multixact_database;
+        }
+        if found.oldest_commit_timestamp_xid != 0 {
+            self.cut_commit_timestamps(found.oldest_commit_timestamp_xid);
         }
         self.is_changed = true;
     }

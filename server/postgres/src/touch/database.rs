@@ -47,7 +47,11 @@ pub(super) fn database(
     Ok(())
 }
 
-pub(super) fn tablespace(record: &Record<'_>, out: Out<'_>) -> Result<(), RedoError> {
+pub(super) fn tablespace(
+    record: &Record<'_>,
+    state: &mut ClusterState,
+    out: Out<'_>,
+) -> Result<(), RedoError> {
     let mut main = Fields::new("main data", record.main);
     let tablespace = main.u32()?;
     let key = PostgresKey::Tablespace { tablespace };
@@ -60,10 +64,18 @@ pub(super) fn tablespace(record: &Record<'_>, out: Out<'_>) -> Result<(), RedoEr
                 what: "path that is no UTF-8 from byte",
                 value: error.valid_up_to() as u64,
             })?;
-            let path = path.to_owned();
+            // One made in place is a folder, named as the import names it.
+            let path = match path {
+                "" => format!("pg_tblspc/{tablespace}"),
+                path => path.to_owned(),
+            };
             put(key, &Tablespace { path }.encode(), out);
         }
-        DROPPED_TABLESPACE => remove(key, out),
+        DROPPED_TABLESPACE => {
+            remove(key, out);
+            // Folders in which databases once had relations.
+            state.forks.drop_directories_of(tablespace, out);
+        }
         operation => return Err(RedoError::Operation(operation)),
     }
     Ok(())

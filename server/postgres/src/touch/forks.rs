@@ -231,6 +231,19 @@ impl Forks {
         );
     }
 
+    /// Drops all directories of databases in a tablespace.
+    pub(super) fn drop_directories_of(&mut self, tablespace: u32, out: Out<'_>) {
+        let dropped: Vec<_> = self
+            .directories
+            .keys()
+            .filter(|(_, of)| *of == tablespace)
+            .copied()
+            .collect();
+        for directory in dropped {
+            self.drop_directory(directory, out);
+        }
+    }
+
     fn forget_directory(&mut self, directory: (u32, u32)) {
         if self.directories.remove(&directory).is_some() {
             self.sizes

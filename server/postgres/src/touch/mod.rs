@@ -106,7 +106,7 @@ fn touch(record: &Record<'_>, state: &mut ClusterState, out: Out<'_>) -> Result<
         ResourceManager::STORAGE => storage::storage(record, state, out)?,
         ResourceManager::CLOG => slru::clog(record, state, out)?,
         ResourceManager::DATABASE => database::database(record, state, out)?,
-        ResourceManager::TABLESPACE => database::tablespace(record, out)?,
+        ResourceManager::TABLESPACE => database::tablespace(record, state, out)?,
         ResourceManager::MULTIXACT => slru::multixact(record, state, out)?,
         ResourceManager::RELATION_MAP => database::relation_map(record, out)?,
         ResourceManager::STANDBY => control::standby(record, state)?,

@@ -5,7 +5,7 @@ use crate::key::{BlockTag, Fork, Relation, Slru};
 use crate::redo::redo;
 use crate::value::{
     CheckpointState, ClusterParameters, DatabaseBeginning, FormerBlocks, RelationSize,
-    ReplicationOrigin, SlruSegment,
+    ReplicationOrigin, SlruSegment, Tablespace,
 };
 use crate::wal::{RecordScratch, WalVersion};
 
@@ -400,6 +400,16 @@ fn commit_timestamps_are_kept_while_the_parameter_is_on() {
     let at = 1002 % 819 * 10;
     assert_eq!(cluster.pages[&stamps][at..at + 2], [7, 0]);
     assert_eq!(cluster.checkpoint().newest_commit_timestamp_xid, 1002);
+    // Only a checkpoint tells that older ones are forgotten, where no segment goes with them; none goes back.
+    let mut checkpoint = [0; 22];
+    for oldest in [1001, 0] {
+        checkpoint[18] = oldest;
+        cluster.take_main(ResourceManager::XLOG, 0x10, 0, &checkpoint);
+        assert_eq!(cluster.checkpoint().oldest_commit_timestamp_xid, 1002);
+    }
+    checkpoint[18] = 1003;
+    cluster.take_main(ResourceManager::XLOG, 0x10, 0, &checkpoint);
+    assert_eq!(cluster.checkpoint().oldest_commit_timestamp_xid, 1003);
     let off = [100, 8, 10, 0, 64, 1, 0];
     cluster.take_main(ResourceManager::XLOG, 0x60, 0, &off);
     assert!(cluster.is_removed(PostgresKey::SlruSegment {
@@ -438,6 +448,27 @@ fn a_database_that_is_copied_names_its_original_and_has_its_sizes() {
         database: 6,
         tablespace: 1700
     }));
+}
+
+#[test]
+fn a_tablespace_goes_with_the_directories_in_it() {
+    let mut cluster = Cluster::new(WalVersion::V15);
+    let (made, dropped) = (0x00, 0x10);
+    // An empty path: made in place.
+    cluster.take_main(ResourceManager::TABLESPACE, made, 0, &[1700, 0]);
+    let place = Tablespace::decode(cluster.value(PostgresKey::Tablespace { tablespace: 1700 }));
+    assert_eq!(place.expect("a tablespace").path, "pg_tblspc/1700");
+    let storage = ResourceManager::STORAGE;
+    cluster.take_main(storage, 0x10, 0, &[1700, 5, 99, 0]);
+    cluster.take_main(storage, 0x10, 0, &[1701, 5, 99, 0]);
+    cluster.take_main(ResourceManager::TABLESPACE, dropped, 0, &[1700]);
+    let directory = |tablespace| PostgresKey::DatabaseDirectory {
+        database: 5,
+        tablespace,
+    };
+    assert!(cluster.is_removed(directory(1700)));
+    assert!(!cluster.is_removed(directory(1701)));
+    assert!(cluster.is_removed(PostgresKey::Tablespace { tablespace: 1700 }));
 }
 
 #[test]
