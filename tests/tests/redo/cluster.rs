@@ -66,6 +66,8 @@ impl Run {
             "shared_buffers = 128MB",
             // A background writer that logs what is running at its own pace would be one thing more that varies.
             "bgwriter_lru_maxpages = 0",
+            // Against wraparound it would vacuum even though it is off, and what it cuts off then is not cut off later.
+            "autovacuum_freeze_max_age = 2000000000",
         ];
         let cluster = TestCluster::create_with(
             server_binaries(major),
