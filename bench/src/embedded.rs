@@ -1,7 +1,6 @@
 //! The engine embedded in this process, driven through one window of reads on one of its cores: what the storage costs
 //! without sockets.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use engine::io::tokio_clock::TokioClock;
 use engine::store::StoreConfig;
 use engine::store::faulty::{FaultPlan, Faulty};
 use engine::types::Id;
-use engine::{Core, Engine, EngineConfig, EngineParts, SharedBranches};
+use engine::{Core, Engine, EngineConfig, EngineParts, Order, SharedBranches};
 use postgres::key_space::PostgresKeySpace;
 
 use crate::access::{Access, Picker};
@@ -32,6 +31,8 @@ pub(crate) struct EmbeddedConfig {
     pub(crate) ram_bytes: usize,
     /// First-byte latency and bytes per second of the store.
     pub(crate) store: Option<(Duration, u64)>,
+    /// How long the core spins before it sleeps.
+    pub(crate) spin: Duration,
 }
 
 /// One round of reads.
@@ -81,6 +82,7 @@ impl Embedded {
         settings.cores = 1;
         settings.cache.cache_bytes = config.cache_bytes;
         settings.shard.ram_bytes_max = config.ram_bytes;
+        settings.spin = config.spin;
         let catalog = Catalog::new(store.client(), place.catalog_parts()?);
         let parts = EngineParts {
             store: store.client(),
@@ -175,10 +177,12 @@ async fn drive(
         core.empty_cache();
     }
     let depth = usize::try_from(load.depth).expect("a small number");
-    let mut reads = core.reads(depth);
+    // As the baseline: whatever has come is taken, and another read takes its place.
+    let mut reads = core.reads_in_order(depth, Order::Arrived);
     let choices = (dataset.pages.min(load.pages) / load.stride).max(1);
     let mut picker = Picker::new(load.access, choices.into(), load.seed, 0);
-    let mut sent: VecDeque<(u64, u32)> = VecDeque::with_capacity(depth);
+    // By the read's number.
+    let mut sent = vec![(0u64, 0u32); depth];
     let mut latencies = Latencies::new();
     let from_ns = now_ns() + as_ns(load.warm_up);
     let to_ns = from_ns + as_ns(load.measure);
@@ -194,20 +198,21 @@ async fn drive(
         while now < to_ns && reads.has_room() {
             let block = u32::try_from(picker.pick()).expect("below the number of pages");
             let block = block * load.stride;
-            reads.push(&branch, Dataset::key(block), LSN);
-            sent.push_back((now, block));
+            let number = reads.push(&branch, Dataset::key(block), LSN);
+            sent[usize::try_from(number).expect("below the depth")] = (now, block);
         }
         let mut answered = reads.next().await;
         now = now_ns();
         while let Some(answer) = answered {
-            let (sent_ns, block) = sent.pop_front().expect("an answer to something");
+            let number = usize::try_from(answer.number()).expect("below the depth");
+            let (sent_ns, block) = sent[number];
             judge(&answer, block)?;
             if (from_ns..to_ns).contains(&now) {
                 latencies.record(now - sent_ns);
             }
             answered = reads.try_next();
         }
-        if sent.is_empty() && now >= to_ns && after.is_some() {
+        if reads.in_flight() == 0 && now >= to_ns && after.is_some() {
             break;
         }
         // Answers out of RAM never wait: the core's other tasks need their turn.

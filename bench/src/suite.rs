@@ -220,6 +220,7 @@ impl<'a> Suite<'a> {
             cache_bytes: self.cache_bytes(),
             ram_bytes: 0,
             store: None,
+            spin: Duration::from_micros(self.options.spin_us),
         }
     }
 

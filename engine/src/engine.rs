@@ -12,7 +12,7 @@ use crate::cache::{CacheConfig, CacheError, CacheLayout, CacheStats, Deal, Loade
 use crate::io::clock::Spawner;
 use crate::io::executor::{CoreConfig, CoreError, CoreHandle, allowed_cpus, start_core};
 use crate::io::glommio_clock::{GlommioClock, GlommioSpawner};
-use crate::io::glommio_disk::GlommioDisk;
+use crate::io::ring_disk::RingDisk;
 use crate::shard::{
     LatencyHistograms, MeshEnd, Platform, Shard, ShardConfig, ShardCounters, ShardCounts,
     ShardParts, SharedBranches,
@@ -25,7 +25,7 @@ use crate::types::{Id, KeySpace, Partition};
 pub struct Cores;
 
 impl Platform for Cores {
-    type Disk = GlommioDisk;
+    type Disk = RingDisk;
     type Clock = GlommioClock;
     type Spawner = GlommioSpawner;
 }
@@ -188,6 +188,7 @@ impl Engine {
                 name: format!("core-{core}"),
                 cpu: config.pin.then(|| cpus[core % cpus.len()]),
                 spin: config.spin,
+                read_buffers: config.shard.readers,
                 ..CoreConfig::default()
             };
             let join = start_core(core_config, async move || {
@@ -306,7 +307,7 @@ async fn run_core(
     inbox: Receiver<CoreTask>,
     report: std::sync::mpsc::SyncSender<Result<(), StartError>>,
 ) {
-    let spawner = GlommioSpawner::foreground();
+    let spawner = GlommioSpawner;
     // The starter waits until it hears from every core, so what is reported is always received.
     match serve_core(start, &spawner).await {
         Ok(core) => {
@@ -333,7 +334,7 @@ async fn serve_core(start: CoreStart, spawner: &GlommioSpawner) -> Result<Core, 
         deals,
         ..
     } = start;
-    let disk = GlommioDisk::new(config.shard.readers);
+    let disk = RingDisk::new(config.shard.readers);
     let cores = mesh.cores();
     let layout = if mesh.core() == 0 {
         let prepared =
@@ -346,7 +347,7 @@ async fn serve_core(start: CoreStart, spawner: &GlommioSpawner) -> Result<Core, 
                 .await
                 .map_err(|_| StartError::Stopped)?;
         }
-        GlommioSpawner::background().spawn(load_cache(loader, deals_out, cores));
+        GlommioSpawner.spawn(load_cache(loader, deals_out, cores));
         layout
     } else {
         // If the first core fails it drops its end, and this one hears of it.
@@ -366,7 +367,7 @@ async fn serve_core(start: CoreStart, spawner: &GlommioSpawner) -> Result<Core, 
         counters: start.counters,
     });
     let taker = core.clone();
-    GlommioSpawner::background().spawn(async move {
+    GlommioSpawner.spawn(async move {
         while let Ok(deal) = deals.recv().await {
             taker.accept(deal);
         }
@@ -375,7 +376,7 @@ async fn serve_core(start: CoreStart, spawner: &GlommioSpawner) -> Result<Core, 
 }
 
 /// Deals what earlier runs left in the cache to the cores that own it now.
-async fn load_cache(mut loader: Loader<GlommioDisk>, deals: Vec<Sender<Deal>>, cores: usize) {
+async fn load_cache(mut loader: Loader<RingDisk>, deals: Vec<Sender<Deal>>, cores: usize) {
     let owner = |partition: Partition| usize::from(partition.number()) % cores;
     while let Some((core, deal)) = loader.next(owner).await {
         if deals[core].send(deal).await.is_err() {

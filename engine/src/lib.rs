@@ -37,4 +37,4 @@ pub use crate::engine::{
     Core, Cores, Engine, EngineConfig, EngineParts, EngineStats, Reads, StartError,
 };
 pub use crate::error::{ErrorKind, ReadError};
-pub use crate::shard::{Answer, BranchHandle, SharedBranches};
+pub use crate::shard::{Answer, BranchHandle, Order, SharedBranches};

@@ -191,7 +191,35 @@ impl Site {
     /// # Panics
     /// It does not.
     pub fn serve(&self) -> Server {
-        let mut command = self.command(&["serve", "--log-format", "json"]);
+        self.serve_by(self.command(&["serve", "--log-format", "json"]))
+    }
+
+    /// The same, with every system call of the server's threads written to the file `trace`.
+    /// # Panics
+    /// It does not serve, or `strace` is not installed.
+    pub fn serve_traced(&self, trace: &Path) -> Server {
+        let untraced = self.command(&["serve", "--log-format", "json"]);
+        // -D: the server stays our child, and its tracer is somebody else's.
+        let mut command = Command::new("strace");
+        command.env_clear();
+        command.args(["-D", "-f", "-qq", "-e", "signal=none", "-o"]);
+        command.arg(trace);
+        command
+            .arg(untraced.get_program())
+            .args(untraced.get_args());
+        for (name, value) in untraced.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        if let Some(directory) = untraced.get_current_dir() {
+            command.current_dir(directory);
+        }
+        self.serve_by(command)
+    }
+
+    fn serve_by(&self, mut command: Command) -> Server {
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program runs");
         let stderr = child.stderr.take().expect("piped");

@@ -1,17 +1,12 @@
-//! A read that hits allocates nothing of ours: not from the RAM tier, not from the device.
+//! A read that hits allocates nothing: not from the RAM tier, not from the device.
 //!
-//! glommio does allocate: per read of the device, and per wait of its loop (see `engine/src/io/glommio_disk.rs`). So warm
-//! reads from the device are held to what bare reads of a file cost on such an executor, one at a time, by
-//! size, and many at a time by number too: one at a time a round waits thousands of times, and how often depends on the
-//! machine.
+//! What is counted is all that the core's thread allocates. A few times a second that is not nothing: a timer of another
+//! task, and glommio's own round. One allocation for every sixty-fourth page would be too much already.
 
 use std::time::Duration;
 
 use engine::Core;
-use engine::io::aligned_buffer::AlignedBuffer;
 use engine::io::counting_allocator::{Allocations, CountingAllocator};
-use engine::io::disk::{Disk, DiskFile};
-use engine::io::glommio_disk::GlommioDisk;
 use engine::types::{BranchId, Key, Lsn, TenantId};
 use harness::engine::{RunningEngine, Site, block_key};
 
@@ -20,11 +15,10 @@ static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 const LSN: Lsn = Lsn(100);
 const PAGES: u32 = 1024;
-const BLOCK_BYTES: usize = 4096;
 /// What is counted is the round that allocated least.
 const ROUNDS: usize = 5;
-/// Allocations of a round that are nobody's page: timers of the core's other tasks. One per page would be ten times that.
-const OF_OTHER_TASKS: u64 = PAGES as u64 / 10;
+/// Allocations of a round that are nobody's page.
+const OF_THE_CLOCK: u64 = PAGES as u64 / 64;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_from_ram_allocates_nothing() {
@@ -43,36 +37,10 @@ async fn a_read_from_ram_allocates_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_warm_read_from_the_device_allocates_what_the_ring_does_and_nothing_else() {
+async fn a_warm_read_from_the_device_allocates_nothing() {
     let site = Site::new().await;
     let (place, keys) = written(&site).await;
     let running = site.start(1, |_| {});
-    let path = site.data_dir().join("bare reads");
-    let bare = running
-        .on_core(0, async move |_| {
-            let disk = GlommioDisk::new(128);
-            let bytes = BLOCK_BYTES as u64 * u64::from(PAGES);
-            let file = disk.open(&path, Some(bytes)).await.expect("a new file");
-            for at in (0..bytes).step_by(BLOCK_BYTES) {
-                let block = AlignedBuffer::zeroed(BLOCK_BYTES);
-                file.write_at(at, block).await.map(drop).expect("written");
-            }
-            let mut rounds = Vec::with_capacity(ROUNDS);
-            for _ in 0..ROUNDS {
-                CountingAllocator::start();
-                for at in (0..bytes).step_by(BLOCK_BYTES) {
-                    drop(file.read_at(at, BLOCK_BYTES).await.expect("read"));
-                }
-                rounds.push(CountingAllocator::counted());
-            }
-            fewest(rounds)
-        })
-        .await;
-    assert!(
-        bare.count >= u64::from(PAGES),
-        "the ring allocates: {bare:?}"
-    );
-
     counted_reads(&running, place, keys.clone(), 64).await;
     // Fills end behind the answers.
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -91,24 +59,8 @@ async fn a_warm_read_from_the_device_allocates_what_the_ring_does_and_nothing_el
         );
         let allocations = fewest(rounds);
         assert!(
-            depth == 1 || allocations.count <= bare.count + OF_OTHER_TASKS,
-            "depth {depth}: {allocations:?}, the ring alone: {bare:?}"
-        );
-        // What the ring allocates at each read, as often; what it allocates at each wait, however often.
-        let of_the_ring = |bytes| match bare.sizes.iter().find(|(size, _)| *size == bytes) {
-            Some((_, times)) if *times <= u64::from(PAGES) + OF_OTHER_TASKS => *times,
-            Some(_) => u64::MAX,
-            None => 0,
-        };
-        let ours: u64 = allocations
-            .sizes
-            .iter()
-            .map(|(bytes, times)| times.saturating_sub(of_the_ring(*bytes)))
-            .sum::<u64>()
-            + allocations.other_sizes;
-        assert!(
-            ours <= OF_OTHER_TASKS,
-            "depth {depth}: {allocations:?}, the ring alone: {bare:?}"
+            allocations.count <= OF_THE_CLOCK,
+            "depth {depth}: {allocations:?}"
         );
     }
 }

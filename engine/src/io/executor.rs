@@ -3,17 +3,23 @@
 //! glommio's own `spawn` reports a failure to set up its rings only when it is joined; here the thread reports it before
 //! `start_core` returns, so that a server that cannot run says so at once.
 //!
-//! Memory per core: `io_memory_bytes` (registered with three rings), three rings of `ring_depth` entries (64 + 2 * 16
-//! bytes each), and 2 MiB of stack, of which little is touched. Registered memory counts against `RLIMIT_MEMLOCK` once per
-//! ring for users without `CAP_IPC_LOCK`; beyond the limit glommio warns and reads without registration.
+//! Each runs on a ring of our own (`core_ring`), which carries all that tasks of the core ask of the kernel; glommio's own
+//! rings are as small as they can be.
+//!
+//! Memory per core: 16 KiB for each of `read_buffers`, registered with the ring; 128 KiB of the rings; and 2 MiB of stack, of
+//! which little is touched. Registered memory counts against `RLIMIT_MEMLOCK` for users without `CAP_IPC_LOCK`; beyond
+//! the limit a warning is logged and reads go on without registration.
 
 use std::any::Any;
 use std::io;
+use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use glommio::{LocalExecutorBuilder, Placement};
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
+
+use super::core_ring::{CoreRing, drive, tracked};
 
 /// How one core's executor is set up.
 #[derive(Clone, Debug)]
@@ -22,14 +28,10 @@ pub struct CoreConfig {
     pub name: String,
     /// The CPU to be pinned to; `None` leaves it to the scheduler (tests).
     pub cpu: Option<usize>,
-    /// Entries of each ring. Range 8..=4096. Default 256.
-    pub ring_depth: usize,
     /// How long the core spins for work before it sleeps. Zero never spins. Default zero.
     pub spin: Duration,
-    /// Registered memory for reads. Range 64 KiB..=1 GiB. Default 2 MiB and 128 KiB: 128 reads of a page, each rounded up
-    /// to 16 KiB by glommio's allocator, which keeps its own lists in the same memory. Three times that stays below the
-    /// 8 MiB that systems commonly allow to be locked.
-    pub io_memory_bytes: usize,
+    /// Buffers of 16 KiB registered for reads; more reads at once allocate. Range 1..=4096. Default 128.
+    pub read_buffers: usize,
 }
 
 impl Default for CoreConfig {
@@ -37,9 +39,8 @@ impl Default for CoreConfig {
         CoreConfig {
             name: "core".to_owned(),
             cpu: None,
-            ring_depth: 256,
             spin: Duration::ZERO,
-            io_memory_bytes: (2 << 20) + (128 << 10),
+            read_buffers: 128,
         }
     }
 }
@@ -114,20 +115,33 @@ where
             let placement = config.cpu.map_or(Placement::Unbound, Placement::Fixed);
             let executor = LocalExecutorBuilder::new(placement)
                 .name(&config.name)
-                .ring_depth(config.ring_depth)
-                .spin_before_park(config.spin)
-                .io_memory(config.io_memory_bytes)
+                .ring_depth(GLOMMIO_RING_ENTRIES)
+                .io_memory(GLOMMIO_MEMORY_BYTES)
                 .make();
-            let executor = match executor {
-                Ok(executor) => executor,
-                Err(error) => {
+            let made = executor.map_err(|e| e.to_string()).and_then(|executor| {
+                let ring = CoreRing::install(config.read_buffers).map_err(|e| e.to_string())?;
+                Ok((executor, ring))
+            });
+            let (executor, ring) = match made {
+                Ok(made) => made,
+                Err(reason) => {
                     // The starter waits on the other end until it hears from us.
-                    let _ = report.send(Some(error.to_string()));
+                    let _ = report.send(Some(reason));
                     return None;
                 }
             };
             let _ = report.send(None);
-            Some(executor.run(main()))
+            let running = Running {
+                executor,
+                _ring: ShutOnDrop(Some(Rc::clone(&ring))),
+            };
+            let value = running.executor.run(async move {
+                glommio::spawn_local(drive(Rc::clone(&ring), config.spin)).detach();
+                let value = tracked(main()).await;
+                ring.stop();
+                value
+            });
+            Some(value)
         })
         .map_err(|source| CoreError::Thread {
             name: name.clone(),
@@ -145,6 +159,24 @@ where
         }
     }
     Ok(CoreHandle { name, thread })
+}
+
+/// What a core's thread runs. Also when a task panicked the tasks go first, and then the ring: what they wait for is theirs
+/// until then, and nobody may be woken any more once they are gone.
+struct Running {
+    executor: LocalExecutor,
+    _ring: ShutOnDrop,
+}
+
+/// Waits for the ring's operations.
+struct ShutOnDrop(Option<Rc<CoreRing>>);
+
+impl Drop for ShutOnDrop {
+    fn drop(&mut self) {
+        if let Some(ring) = self.0.take() {
+            ring.shut();
+        }
+    }
 }
 
 /// The CPUs this process may run on, lowest first.
@@ -165,6 +197,10 @@ pub(super) fn panic_message(panic: &(dyn Any + Send)) -> String {
         "no message".to_owned()
     }
 }
+
+/// glommio's rings carry its own timers only.
+const GLOMMIO_RING_ENTRIES: usize = 16;
+const GLOMMIO_MEMORY_BYTES: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -187,7 +223,7 @@ mod tests {
         let clock = GlommioClock::since(Instant::now());
         let core = start_core(config, async move || {
             let (done, waiting) = async_channel::bounded(2);
-            for spawner in [GlommioSpawner::foreground(), GlommioSpawner::background()] {
+            for spawner in [GlommioSpawner, GlommioSpawner] {
                 let done = done.clone();
                 spawner.spawn(async move {
                     let before = clock.now();

@@ -1,13 +1,12 @@
-//! [`Clock`] and [`Spawner`] on a glommio executor.
+//! [`Clock`] and [`Spawner`] on a core: a glommio executor with a ring of ours.
 //!
-//! Reading the clock makes no system call (vDSO). A sleep is an entry in the executor's timer wheel, one
-//! allocation; the ring carries one timeout for the earliest.
+//! Reading the clock makes no system call (vDSO). A sleep is an entry in the ring's list of timers; the core's wait for
+//! completions ends when the earliest is due.
 
 use std::time::{Duration, Instant};
 
-use glommio::TaskQueueHandle;
-
 use super::clock::{Clock, Moment, Spawner};
+use super::core_ring::{CoreRing, tracked};
 
 /// The monotonic clock, seen from a core.
 #[derive(Clone, Copy, Debug)]
@@ -28,48 +27,30 @@ impl Clock for GlommioClock {
     }
 
     async fn sleep(&self, wait: Duration) {
-        glommio::timer::sleep(wait).await;
+        sleep_on_core(wait).await;
     }
 }
 
-/// Starts tasks in one task queue of the executor: in the queue of the caller, or in the background one.
-#[derive(Clone, Copy, Debug)]
-pub struct GlommioSpawner {
-    queue: Option<TaskQueueHandle>,
-}
-
-impl GlommioSpawner {
-    /// Tasks share the queue of whoever spawns them.
-    pub fn foreground() -> GlommioSpawner {
-        GlommioSpawner { queue: None }
-    }
-
-    /// Tasks go to a queue of their own with a tenth of the shares of the default one, so that they yield to reads. To be
-    /// called on the executor, once.
-    pub fn background() -> GlommioSpawner {
-        let queue = glommio::executor().create_task_queue(
-            glommio::Shares::Static(BACKGROUND_SHARES),
-            glommio::Latency::NotImportant,
-            "background",
-        );
-        GlommioSpawner { queue: Some(queue) }
-    }
-}
+/// Starts tasks on this core, all in one queue: the core's driver has to see them all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GlommioSpawner;
 
 impl Spawner for GlommioSpawner {
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        match self.queue {
-            None => {
-                glommio::spawn_local(task).detach();
-            }
-            Some(queue) => {
-                glommio::spawn_local_into(task, queue)
-                    .expect("task queues live as long as their executor")
-                    .detach();
-            }
-        }
+        glommio::spawn_local(tracked(task)).detach();
     }
 }
 
-/// The default queue has 1,000.
-const BACKGROUND_SHARES: usize = 100;
+/// Starts a task on this core; dropping or cancelling what it returns ends the task.
+/// # Panics
+/// On a thread that runs no core.
+pub fn spawn_on_core<T: 'static>(task: impl Future<Output = T> + 'static) -> glommio::Task<T> {
+    glommio::spawn_local(tracked(task))
+}
+
+/// Completes after `wait`, on the ring of this core.
+/// # Panics
+/// On a thread that runs no core.
+pub async fn sleep_on_core(wait: Duration) {
+    CoreRing::current().sleep(wait).await;
+}

@@ -2,20 +2,22 @@
 //! know what the bytes mean.
 #![expect(
     unsafe_code,
-    reason = "buffers the kernel writes to, and the raw ring of the device baseline"
+    reason = "buffers the kernel writes to: those of the cores' rings, and of the raw ring of the device baseline"
 )]
 
 pub mod aligned_buffer;
 pub mod clock;
+mod core_ring;
 pub mod counting_allocator;
 pub mod disk;
 pub mod executor;
 pub mod glommio_clock;
-pub mod glommio_disk;
 #[cfg(test)]
 pub(crate) mod memory_disk;
 pub mod permits;
 pub mod raw_ring;
+pub mod ring_disk;
+pub mod ring_net;
 pub mod store_thread;
 #[cfg(test)]
 pub(crate) mod test_runtime;

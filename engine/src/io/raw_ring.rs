@@ -17,7 +17,7 @@ use io_uring::{IoUring, opcode, types};
 use rustix::fs::{Mode, OFlags};
 
 use super::aligned_buffer::AlignedBuffer;
-use super::glommio_disk::direct_io_alignment;
+use super::ring_disk::direct_io_alignment;
 
 /// What to read and how.
 #[derive(Clone, Copy, Debug)]

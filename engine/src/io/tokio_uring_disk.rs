@@ -13,7 +13,7 @@ use tokio_uring::fs::File;
 
 use super::aligned_buffer::AlignedBuffer;
 use super::disk::{Disk, DiskError, DiskFile};
-use super::glommio_disk::direct_io_alignment;
+use super::ring_disk::direct_io_alignment;
 
 /// Opens files for direct IO on a tokio-uring thread.
 #[derive(Clone, Copy, Debug)]

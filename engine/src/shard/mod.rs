@@ -48,7 +48,7 @@ pub use self::mesh::MeshEnd;
 pub use self::page_pool::Page;
 pub use self::reads::Reads;
 pub use self::stats::{Counter, LatencyHistograms, ShardCounters, ShardCounts};
-pub use self::window::Answer;
+pub use self::window::{Answer, Order};
 
 use self::extent_flight::ExtentFlight;
 use self::layers::{BranchOnCore, LayerTable};
@@ -187,7 +187,12 @@ impl<P: Platform> Shard<P> {
 
     /// A window for at most `capacity` reads in flight.
     pub fn reads(&self, capacity: usize) -> Reads<P> {
-        Reads::open(&self.0, capacity)
+        self.reads_in_order(capacity, Order::Pushed)
+    }
+
+    /// A window for at most `capacity` reads in flight, whose answers are taken in that order.
+    pub fn reads_in_order(&self, capacity: usize, order: Order) -> Reads<P> {
+        Reads::open(&self.0, capacity, order)
     }
 
     /// Opens a branch for reading on this core; the first time in a process this asks the object store and the key

@@ -6,10 +6,11 @@ use crate::io::clock::Clock;
 use crate::types::{Key, Lsn};
 
 use super::request::{Origin, ReadRequest};
-use super::window::{Answer, Window};
+use super::window::{Answer, Order, Window};
 use super::{BranchHandle, Platform, ShardState};
 
-/// A window of reads in flight on one core: answers come in the order of the pushes. Allocates nothing per read.
+/// A window of reads in flight on one core: answers come in the order of the pushes, or as they come. Allocates nothing
+/// per read.
 /// Dropping it gives up the answers; the reads run to their end.
 pub struct Reads<P: Platform> {
     state: Rc<ShardState<P>>,
@@ -19,8 +20,8 @@ pub struct Reads<P: Platform> {
 }
 
 impl<P: Platform> Reads<P> {
-    pub(super) fn open(state: &Rc<ShardState<P>>, capacity: usize) -> Reads<P> {
-        let (slot, window) = state.windows.open(capacity);
+    pub(super) fn open(state: &Rc<ShardState<P>>, capacity: usize, order: Order) -> Reads<P> {
+        let (slot, window) = state.windows.open(capacity, order);
         Reads {
             state: Rc::clone(state),
             slot,
@@ -39,16 +40,18 @@ impl<P: Platform> Reads<P> {
         self.window.len()
     }
 
-    /// Asks for the newest version of `key` at or below `at`. It is under way at once.
+    /// Asks for the newest version of `key` at or below `at`. It is under way at once. The number is that of its
+    /// [`Answer`]; in order of arrival it is below the capacity and used again.
     /// # Panics
     /// If there is no room.
-    pub fn push(&mut self, branch: &BranchHandle, key: Key, at: Lsn) {
+    pub fn push(&mut self, branch: &BranchHandle, key: Key, at: Lsn) -> u64 {
         assert!(self.has_room(), "a window takes what it was made for");
+        let number = self.window.reserve();
         let origin = Origin {
             core: u16::try_from(self.state.mesh.core()).expect("cores are few"),
             window: self.slot,
             generation: self.window.generation(),
-            position: self.window.reserve(),
+            position: number,
         };
         self.state.submit(ReadRequest {
             branch: branch.0.number(),
@@ -58,9 +61,10 @@ impl<P: Platform> Reads<P> {
             started: self.state.clock.now(),
             page: self.state.pool.take(),
         });
+        number
     }
 
-    /// The oldest answer, once it is there; `None` if nothing is in flight.
+    /// The next answer, once it is there; `None` if nothing is in flight.
     ///
     /// Its errors: `NotFound`, no version at or below the LSN; `Gone`, the branch is readable from a later LSN on;
     /// `NotYet`, it has not come that far; `Unavailable`, store or device did not answer in time, retrying is safe;
@@ -69,7 +73,7 @@ impl<P: Platform> Reads<P> {
         self.window.take(&self.state.pool).await
     }
 
-    /// The oldest answer if it is there already.
+    /// The next answer if it is there already.
     pub fn try_next(&mut self) -> Option<Answer> {
         self.window.try_take(&self.state.pool)
     }

@@ -1,4 +1,5 @@
-//! A window of reads in flight: what a connection pushes comes back in the order in which it was pushed.
+//! A window of reads in flight: what a connection pushes comes back in the order in which it was pushed; or, for those
+//! who would rather not wait for the slowest, as it comes.
 //!
 //! Pushing and taking allocate nothing: the window's places are made with it, pages come from the core's pool, and
 //! requests carry their page to the owner of the key and back. Dropping a window forgets its reads: their answers
@@ -19,6 +20,7 @@ use super::request::{Origin, ReadAnswer};
 
 /// The answer to one read. The value is the first `result` bytes of the answer's page; `Deref` gives all of it.
 pub struct Answer {
+    number: u64,
     /// Length of the value, or why there is none.
     pub result: Result<usize, ReadError>,
     page: Option<Page>,
@@ -26,6 +28,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// What [`push`](super::Reads::push) returned for this read.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// The value's bytes, if there is a value.
     pub fn value(&self) -> Option<&[u8]> {
         self.result.as_ref().ok().and_then(|len| self.get(..*len))
@@ -48,12 +55,95 @@ impl Drop for Answer {
     }
 }
 
+/// The order in which a window's answers are taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// As they were pushed.
+    Pushed,
+    /// As they come.
+    Arrived,
+}
+
 /// The places of one window.
 pub(crate) struct Window {
     generation: u32,
-    head: Cell<u64>,
-    places: RefCell<VecDeque<Option<ReadAnswer>>>,
+    places: RefCell<Places>,
     reader: RefCell<Option<Waker>>,
+}
+
+enum Places {
+    /// Numbers count from the first push; `head` is the first place's.
+    Pushed {
+        head: u64,
+        places: VecDeque<Option<ReadAnswer>>,
+    },
+    /// Numbers are reused: those below the capacity.
+    Arrived {
+        free: Vec<u64>,
+        capacity: usize,
+        here: VecDeque<ReadAnswer>,
+    },
+}
+
+impl Places {
+    fn new(order: Order, capacity: usize) -> Places {
+        match order {
+            Order::Pushed => Places::Pushed {
+                head: 0,
+                places: VecDeque::with_capacity(capacity),
+            },
+            Order::Arrived => Places::Arrived {
+                free: (0..capacity as u64).rev().collect(),
+                capacity,
+                here: VecDeque::with_capacity(capacity),
+            },
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Places::Pushed { places, .. } => places.len(),
+            Places::Arrived { free, capacity, .. } => capacity - free.len(),
+        }
+    }
+
+    fn take(&mut self) -> Option<ReadAnswer> {
+        match self {
+            Places::Pushed { head, places } => {
+                if !matches!(places.front(), Some(Some(_))) {
+                    return None;
+                }
+                *head += 1;
+                places.pop_front().flatten()
+            }
+            Places::Arrived { free, here, .. } => {
+                let answer = here.pop_front()?;
+                free.push(answer.origin.position);
+                Some(answer)
+            }
+        }
+    }
+
+    /// Puts an answer into its place; says whether it can be taken now.
+    fn put(&mut self, answer: ReadAnswer) -> bool {
+        match self {
+            Places::Pushed { head, places } => {
+                let index = answer.origin.position.checked_sub(*head);
+                let index = index.expect("an answer comes once, before its place is passed");
+                let place = usize::try_from(index)
+                    .ok()
+                    .and_then(|index| places.get_mut(index));
+                let place = place.expect("an answer has a place that was reserved for it");
+                assert!(place.is_none(), "an answer comes once");
+                *place = Some(answer);
+                index == 0
+            }
+            Places::Arrived { here, .. } => {
+                here.push_back(answer);
+                true
+            }
+        }
+    }
 }
 
 impl Window {
@@ -64,9 +154,13 @@ impl Window {
 
     /// Takes the next place; says its position.
     pub(crate) fn reserve(&self) -> u64 {
-        let mut places = self.places.borrow_mut();
-        places.push_back(None);
-        self.head.get() + places.len() as u64 - 1
+        match &mut *self.places.borrow_mut() {
+            Places::Pushed { head, places } => {
+                places.push_back(None);
+                *head + places.len() as u64 - 1
+            }
+            Places::Arrived { free, .. } => free.pop().expect("the caller saw that there is room"),
+        }
     }
 
     /// Reads in flight or answered and not yet taken.
@@ -74,28 +168,24 @@ impl Window {
         self.places.borrow().len()
     }
 
-    /// The answer at the head, if it has come.
+    /// The next answer, if it has come.
     pub(crate) fn try_take(&self, pool: &PagePool) -> Option<Answer> {
-        let mut places = self.places.borrow_mut();
-        if !matches!(places.front(), Some(Some(_))) {
-            return None;
-        }
-        let answer = places.pop_front().flatten()?;
-        self.head.set(self.head.get() + 1);
+        let answer = self.places.borrow_mut().take()?;
         Some(Answer {
+            number: answer.origin.position,
             result: answer.result,
             page: Some(answer.page),
             pool: pool.clone(),
         })
     }
 
-    /// The answer at the head, once it has come; `None` when nothing is in flight.
+    /// The next answer, once it has come; `None` when nothing is in flight.
     pub(crate) async fn take(&self, pool: &PagePool) -> Option<Answer> {
         poll_fn(|cx| {
             if let Some(answer) = self.try_take(pool) {
                 return Poll::Ready(Some(answer));
             }
-            if self.places.borrow().is_empty() {
+            if self.len() == 0 {
                 return Poll::Ready(None);
             }
             let mut reader = self.reader.borrow_mut();
@@ -108,16 +198,7 @@ impl Window {
     }
 
     fn complete(&self, answer: ReadAnswer) {
-        let index = answer.origin.position.checked_sub(self.head.get());
-        let index = index.expect("an answer comes once, before its place is passed");
-        let mut places = self.places.borrow_mut();
-        let place = usize::try_from(index)
-            .ok()
-            .and_then(|index| places.get_mut(index));
-        let place = place.expect("an answer has a place that was reserved for it");
-        assert!(place.is_none(), "an answer comes once");
-        *place = Some(answer);
-        if index == 0
+        if self.places.borrow_mut().put(answer)
             && let Some(reader) = self.reader.borrow_mut().take()
         {
             reader.wake();
@@ -135,13 +216,12 @@ pub(crate) struct Windows {
 
 impl Windows {
     /// A new window with room for `capacity` reads, and its slot.
-    pub(crate) fn open(&self, capacity: usize) -> (u32, Rc<Window>) {
+    pub(crate) fn open(&self, capacity: usize, order: Order) -> (u32, Rc<Window>) {
         let generation = self.generation.get().wrapping_add(1);
         self.generation.set(generation);
         let window = Rc::new(Window {
             generation,
-            head: Cell::new(0),
-            places: RefCell::new(VecDeque::with_capacity(capacity)),
+            places: RefCell::new(Places::new(order, capacity)),
             reader: RefCell::new(None),
         });
         let mut slots = self.slots.borrow_mut();

@@ -4,7 +4,8 @@
 //! Where cores share a port, a core that was dealt two connections more than another has hands new ones over: eight
 //! clients on two cores are four and four, not what a hash of their ports makes of them.
 
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -12,8 +13,10 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use async_channel::{Receiver, Sender, bounded};
-use engine::io::glommio_clock::GlommioClock;
-use glommio::net::{AcceptedTcpStream, TcpListener, TcpStream};
+use engine::io::glommio_clock::{GlommioClock, sleep_on_core, spawn_on_core};
+use engine::io::ring_net::{TcpListener, TcpStream};
+use futures_util::AsyncWriteExt;
+use futures_util::future::select;
 use rustls::ServerConfig;
 
 use super::connection::{self, ConnectionError, CoreContext, Settings};
@@ -55,7 +58,7 @@ struct CoreDoor {
     latency: Arc<RequestLatency>,
     /// Connections served there.
     open: AtomicU32,
-    handed_over: (Sender<AcceptedTcpStream>, Receiver<AcceptedTcpStream>),
+    handed_over: (Sender<StdStream>, Receiver<StdStream>),
 }
 
 /// Why the page service could not start.
@@ -188,17 +191,17 @@ impl PageService {
             watch: Rc::clone(&watch),
             number,
         });
-        let accepting = glommio::spawn_local(Rc::clone(&host).accept(listener));
-        let welcoming = glommio::spawn_local(Rc::clone(&host).welcome());
+        let accepting = spawn_on_core(Rc::clone(&host).accept(listener));
+        let welcoming = spawn_on_core(Rc::clone(&host).welcome());
         while !self.stopping() {
-            glommio::timer::sleep(TICK).await;
+            sleep_on_core(TICK).await;
             watch.tick();
         }
         accepting.cancel().await;
         welcoming.cancel().await;
         watch.drain();
         while watch.connections() > 0 {
-            glommio::timer::sleep(DRAIN_POLL).await;
+            sleep_on_core(DRAIN_POLL).await;
             watch.tick();
         }
     }
@@ -215,7 +218,7 @@ struct Host {
 impl Host {
     async fn accept(self: Rc<Self>, listener: TcpListener) {
         loop {
-            match listener.shared_accept().await {
+            match listener.accept().await {
                 Ok(accepted) => {
                     let target = self.target();
                     let left = if target == self.number {
@@ -225,12 +228,12 @@ impl Host {
                         sender.try_send(accepted).err().map(|e| e.into_inner())
                     };
                     if let Some(accepted) = left {
-                        Rc::clone(&self).start(accepted.bind_to_executor());
+                        Rc::clone(&self).start(accepted);
                     }
                 }
                 Err(e) => {
                     tracing::warn!(error = %e, "accept a page connection");
-                    glommio::timer::sleep(ACCEPT_RETRY).await;
+                    sleep_on_core(ACCEPT_RETRY).await;
                 }
             }
         }
@@ -240,7 +243,7 @@ impl Host {
     async fn welcome(self: Rc<Self>) {
         let (_, receiver) = &self.service.cores[self.number].handed_over;
         while let Ok(accepted) = receiver.recv().await {
-            Rc::clone(&self).start(accepted.bind_to_executor());
+            Rc::clone(&self).start(accepted);
         }
     }
 
@@ -260,26 +263,29 @@ impl Host {
         }
     }
 
-    fn start(self: Rc<Self>, stream: TcpStream) {
+    fn start(self: Rc<Self>, stream: StdStream) {
         let counters = &self.context.counters;
         counters.connections_accepted.add(1);
         let Some(permit) = self.service.connections.admit() else {
             counters.connections_refused.add(1);
-            glommio::spawn_local(refuse(stream)).detach();
+            spawn_on_core(refuse(stream)).detach();
             return;
         };
         let open = &self.service.cores[self.number].open;
         let now = open.fetch_add(1, Ordering::Relaxed) + 1;
         counters.connections_open.set(u64::from(now));
-        glommio::spawn_local(self.serve(stream, permit)).detach();
+        spawn_on_core(self.serve(stream, permit)).detach();
     }
 
-    async fn serve(self: Rc<Self>, stream: TcpStream, permit: ConnectionPermit) {
+    async fn serve(self: Rc<Self>, stream: StdStream, permit: ConnectionPermit) {
         let peer = stream.peer_addr().ok();
         let patience = self.watch.patience();
         let outcome = match stream.set_nodelay(true) {
-            Ok(()) => connection::serve(&self.context, stream, &patience, permit).await,
-            Err(e) => Err(io::Error::from(e).into()),
+            Ok(()) => {
+                let stream = TcpStream::adopt(stream);
+                connection::serve(&self.context, stream, &patience, permit).await
+            }
+            Err(e) => Err(e.into()),
         };
         let counters = &self.context.counters;
         match outcome {
@@ -306,17 +312,21 @@ impl Host {
 }
 
 /// Tells a client that there are too many, if it listens, and hangs up.
-async fn refuse(mut stream: TcpStream) {
+async fn refuse(stream: StdStream) {
     let mut out = Vec::new();
     frames::put_error(&mut out, Severity::Fatal, "53300", "too many connections");
+    let mut stream = TcpStream::adopt(stream);
     // A client that does not take it is dropped all the same; its socket's buffer has room for this.
-    let _ = stream.set_write_timeout(Some(REFUSE_TIMEOUT));
-    let _ = futures_util::AsyncWriteExt::write_all(&mut stream, &out).await;
+    let told = pin!(async {
+        stream.write_all(&out).await?;
+        stream.flush().await
+    });
+    let _ = select(told, pin!(sleep_on_core(REFUSE_TIMEOUT))).await;
 }
 
 fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address).map_err(io::Error::from)?;
-    let local = listener.local_addr().map_err(io::Error::from)?;
+    let listener = TcpListener::bind(address)?;
+    let local = listener.local_addr();
     Ok((listener, local))
 }
 

@@ -370,7 +370,7 @@ impl PageStream {
             Poll::Pending
         });
         if awaiting {
-            let poll = pin!(glommio::timer::sleep(LSN_POLL));
+            let poll = pin!(engine::io::glommio_clock::sleep_on_core(LSN_POLL));
             return Ok(match select(event, poll).await {
                 Either::Left((event, _)) => event,
                 Either::Right(_) => Event::Look,

@@ -4,6 +4,7 @@
 mod bad_input;
 mod cluster_files;
 mod damage;
+mod hot_path;
 mod kills;
 mod operation;
 mod pages;

@@ -98,7 +98,7 @@ fn memory_under_load_stays_below_the_formula_of_the_manual() {
         + 32 * (layers / (256 << 10) + 1_024)
         + threads * (64 * MIB + reads_in_flight * 16 * chunk_bytes)
         + reads_in_flight * (256 << 10)
-        + connections * (10_000 + (260 << 10));
+        + connections * (10_000 + (16 << 10) + 2 * (260 << 10));
     assert!(
         peak <= formula,
         "{peak} bytes, and the formula says {formula}"

@@ -4,10 +4,10 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::io::clock::Spawner;
+use crate::io::clock::{Clock, Spawner};
 use crate::io::executor::{CoreConfig, start_core};
 use crate::io::glommio_clock::{GlommioClock, GlommioSpawner};
-use crate::io::glommio_disk::GlommioDisk;
+use crate::io::ring_disk::RingDisk;
 
 /// Starts with `cores` executors, reads `numbers` on each its own, waits for the index writer, and returns the hits.
 fn run(dir: &Path, cores: usize, numbers: std::ops::Range<u32>) -> usize {
@@ -18,7 +18,7 @@ fn run(dir: &Path, cores: usize, numbers: std::ops::Range<u32>) -> usize {
     };
     let own_dir = dir.to_owned();
     let (layout, deals) = start_core(CoreConfig::default(), async move || {
-        let disk = GlommioDisk::new(16);
+        let disk = RingDisk::new(16);
         let prepared = CacheLayout::prepare(&disk, &own_dir, &config, server_id(), cores).await;
         let (layout, mut loader) = prepared.expect("not newer");
         let mut deals: Vec<Vec<Deal>> = (0..cores).map(|_| Vec::new()).collect();
@@ -34,19 +34,19 @@ fn run(dir: &Path, cores: usize, numbers: std::ops::Range<u32>) -> usize {
     let running = deals.into_iter().enumerate().map(|(core, deals)| {
         let (layout, numbers) = (layout.clone(), numbers.clone());
         start_core(CoreConfig::default(), async move || {
-            let disk = GlommioDisk::new(16);
+            let disk = RingDisk::new(16);
             let cache = ShardCache::open(&disk, &layout).await;
             deals.into_iter().for_each(|deal| cache.accept(deal));
             #[expect(clippy::disallowed_methods, reason = "the origin of a clock")]
             let clock = GlommioClock::since(Instant::now());
-            GlommioSpawner::background().spawn(cache.clone().run_index_writer(clock));
+            GlommioSpawner.spawn(cache.clone().run_index_writer(clock));
             let mut hits = 0;
             for number in numbers {
                 if usize::from(partition(number).number()) % cores == core {
                     hits += usize::from(read(&cache, &layout, number).await);
                 }
             }
-            glommio::timer::sleep(Duration::from_millis(5)).await;
+            clock.sleep(Duration::from_millis(5)).await;
             assert!(cache.flush().await);
             cache.check_invariants();
             assert_eq!(cache.stats().doubtful, 0);
@@ -61,7 +61,7 @@ fn run(dir: &Path, cores: usize, numbers: std::ops::Range<u32>) -> usize {
         .sum()
 }
 
-async fn read(cache: &ShardCache<GlommioDisk>, layout: &CacheLayout, number: u32) -> bool {
+async fn read(cache: &ShardCache<RingDisk>, layout: &CacheLayout, number: u32) -> bool {
     if let Some(slot) = cache.lookup(&id(number)) {
         let bytes = slot.read(200_000..200_008).await.expect("read");
         assert_eq!(bytes[..], content(number));

@@ -34,7 +34,7 @@ fn writes_are_read_back_and_files_have_the_size_asked_for() {
     let path = dir.path().join("slots");
     let on_disk = path.clone();
     on_core(async move || {
-        let disk = GlommioDisk::new(4);
+        let disk = RingDisk::new(4);
         let file = disk.open(&path, Some(1 << 20)).await.expect("created");
         assert_eq!(file.size_bytes(), 1 << 20);
         let align = file.alignment_bytes();
@@ -67,7 +67,7 @@ fn reads_past_the_end_are_short_and_missing_files_are_named() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("slots");
     on_core(async move || {
-        let disk = GlommioDisk::new(4);
+        let disk = RingDisk::new(4);
         match disk.open(&path, None).await {
             Err(DiskError::Device { op: "open", source }) => {
                 assert_eq!(source.kind(), io::ErrorKind::NotFound);
@@ -95,7 +95,7 @@ fn a_dropped_read_frees_its_place_and_leaves_the_file_usable() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("slots");
     on_core(async move || {
-        let disk = GlommioDisk::new(1);
+        let disk = RingDisk::new(1);
         let file = disk.open(&path, Some(1 << 20)).await.expect("created");
         file.write_at(0, pattern(4096, 7)).await.expect("written");
         for _ in 0..50 {
