@@ -189,7 +189,6 @@ impl Engine {
                 cpu: config.pin.then(|| cpus[core % cpus.len()]),
                 spin: config.spin,
                 read_buffers: config.shard.readers,
-                ..CoreConfig::default()
             };
             let join = start_core(core_config, async move || {
                 run_core(start, inbox, report).await

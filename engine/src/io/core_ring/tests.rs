@@ -27,7 +27,8 @@ fn wakes_of_other_threads_are_never_lost_asleep_or_awake() {
     const MESSAGES: u32 = 20_000;
     for spin in [Duration::ZERO, Duration::from_micros(50)] {
         let (question, questions) = async_channel::bounded(4);
-        let (answer, answers) = async_channel::unbounded();
+        let (answer, answers) = async_channel::bounded(MESSAGES as usize);
+        #[expect(clippy::disallowed_methods, reason = "a thread outside the engine")]
         let asker = thread::spawn(move || {
             // One at a time at first, so that the core falls asleep in between; then as fast as it goes.
             for number in 0..MESSAGES {

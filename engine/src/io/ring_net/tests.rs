@@ -46,6 +46,7 @@ fn bytes_come_back_as_they_were_sent_whatever_their_number() {
     let mut client = StdStream::connect(address).expect("it listens");
     let mut reader = client.try_clone().expect("another handle");
     let to_send = sent.clone();
+    #[expect(clippy::disallowed_methods, reason = "the client's second thread")]
     let writer = thread::spawn(move || {
         client.write_all(&to_send).expect("taken");
         client.shutdown(std::net::Shutdown::Write).expect("open");
