@@ -1,4 +1,4 @@
-//! Waking a core's tasks from other threads, and seeing whether its tasks have run.
+//! Waking a core's tasks from other threads, and seeing whether its tasks have run or are to run.
 //!
 //! A task of a core is polled with a waker of ours around glommio's. Woken on its own core, it wakes glommio's at once.
 //! Woken elsewhere, it queues itself at the core's bell; the core's driver takes it from there. Only when the core
@@ -19,8 +19,8 @@ use async_channel::{Receiver, Sender, TrySendError};
 thread_local! {
     /// The bell of the core that runs on this thread.
     static HOME: Cell<*const Bell> = const { Cell::new(std::ptr::null()) };
-    /// Polls of tracked tasks on this thread.
-    static POLLS: Cell<u64> = const { Cell::new(0) };
+    /// Polls and wakes of tracked tasks on this thread.
+    static ACTIVITY: Cell<u64> = const { Cell::new(0) };
 }
 
 /// A core's bell.
@@ -137,6 +137,7 @@ impl TaskWaker {
 impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
         if self.is_home() {
+            count_activity();
             self.glommio.wake_by_ref();
         } else if !self.queued.swap(true, Ordering::AcqRel) {
             let bell = Arc::clone(&self.bell);
@@ -146,6 +147,7 @@ impl Wake for TaskWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if self.is_home() {
+            count_activity();
             self.glommio.wake_by_ref();
         } else if !self.queued.swap(true, Ordering::AcqRel) {
             self.bell.queue(Arc::clone(self));
@@ -153,9 +155,14 @@ impl Wake for TaskWaker {
     }
 }
 
-/// Polls of tracked tasks on this thread so far.
-pub(super) fn polls() -> u64 {
-    POLLS.get()
+/// Grows with every poll of a tracked task on this thread, and with every wake of one by another. A wake may come without
+/// a poll: glommio drops a cancelled task, and tells who waits for that.
+pub(super) fn activity() -> u64 {
+    ACTIVITY.get()
+}
+
+fn count_activity() {
+    ACTIVITY.set(ACTIVITY.get().wrapping_add(1));
 }
 
 /// `task` as a task of this thread's core: the driver sees it run, and other threads wake it through the bell.
@@ -165,7 +172,7 @@ pub(in crate::io) async fn tracked<T>(task: impl Future<Output = T>) -> T {
     // glommio's waker of this task, and ours around it.
     let mut wakers: Option<(Waker, Waker)> = None;
     poll_fn(|cx| {
-        POLLS.set(POLLS.get().wrapping_add(1));
+        count_activity();
         let ours = match &mut wakers {
             Some((glommio, ours)) if glommio.will_wake(cx.waker()) => ours,
             other => {

@@ -24,7 +24,7 @@ pub(in crate::io) async fn drive(ring: Rc<CoreRing>, spin: Duration) {
     let mut driver = Driver {
         ring,
         spin,
-        polls_seen: u64::MAX,
+        activity_seen: u64::MAX,
         turns_held: 0,
     };
     loop {
@@ -32,15 +32,15 @@ pub(in crate::io) async fn drive(ring: Rc<CoreRing>, spin: Duration) {
         if driver.ring.stopped.get() {
             return;
         }
-        glommio::timer::sleep(Duration::from_micros(1)).await;
+        glommio::timer::sleep(GLOMMIO_TURN).await;
     }
 }
 
 struct Driver {
     ring: Rc<CoreRing>,
     spin: Duration,
-    /// Polls of tasks at the end of the last turn.
-    polls_seen: u64,
+    /// What tasks had done at the end of the last turn.
+    activity_seen: u64,
     /// Turns since entries are waiting to be submitted.
     turns_held: u32,
 }
@@ -55,7 +55,7 @@ impl Driver {
         let mut woke = Self::land(ring) | ring.bell.wake_tasks();
         let (due, mut next_due) = ring.wake_sleepers();
         woke |= due;
-        let ran = std::mem::replace(&mut self.polls_seen, bell::polls()) != bell::polls();
+        let ran = std::mem::replace(&mut self.activity_seen, bell::activity()) != bell::activity();
         if woke || ran {
             if ring.queued() > 0 || ring.has_deferred() {
                 self.turns_held += 1;
@@ -123,6 +123,8 @@ impl Driver {
 
 /// Longest sleep before glommio has its turn.
 const IDLE_MAX: Duration = Duration::from_millis(100);
+/// How long glommio has then. A shorter sleep would be over before it is first asked, so that nobody else would run.
+const GLOMMIO_TURN: Duration = Duration::from_micros(50);
 /// Turns for which entries may wait for others to be submitted with. A page that was asked for takes two: the connection's
 /// and the reader's.
 const TURNS_HELD_MAX: u32 = 2;

@@ -125,6 +125,19 @@ fn what_is_under_way_when_a_core_ends_is_cancelled() {
 }
 
 #[test]
+fn a_core_that_slept_long_still_lets_others_run() {
+    on_core(CoreConfig::default(), async || {
+        // Made by nobody whom the driver watches.
+        let unseen = glommio::spawn_local(async {
+            sleep_on_core(Duration::from_millis(250)).await;
+            glommio::yield_if_needed().await;
+            glommio::spawn_local(async {}).await;
+        });
+        unseen.await;
+    });
+}
+
+#[test]
 fn sleepers_wake_in_order_and_tasks_run_in_between() {
     on_core(CoreConfig::default(), async || {
         let order = Rc::new(RefCell::new(Vec::new()));
