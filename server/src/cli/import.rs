@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use postgres::import::{ImportSource, SinkError};
 use postgres::replication::{
-    BackupOptions, CheckpointPace, ConnectionDefaults, ConnectionSettings,
+    BackupOptions, CheckpointPace, ConnectionDefaults, ConnectionSettings, SettingsError,
 };
 
 use super::Context;
@@ -125,6 +125,23 @@ fn source(context: &Context, arguments: &ImportArguments) -> Result<ImportSource
     if !ConnectionSettings::is_connection_string(text) {
         return ImportSource::of_path(Path::new(text)).or_exit(Exit::NotFound);
     }
+    let settings = connection_settings(context, text).or_exit(Exit::Usage)?;
+    let checkpoint = if arguments.spread_checkpoint {
+        CheckpointPace::Spread
+    } else {
+        CheckpointPace::Fast
+    };
+    Ok(ImportSource::RunningCluster(
+        settings,
+        BackupOptions { checkpoint },
+    ))
+}
+
+/// How to connect to the server of a connection string, with what libpq takes from its environment.
+pub(super) fn connection_settings(
+    context: &Context,
+    text: &str,
+) -> Result<ConnectionSettings, SettingsError> {
     let variable = |name: &str| context.surroundings.variables.get(name).cloned();
     let home_passfile = || variable("HOME").map(|home| Path::new(&home).join(".pgpass"));
     let defaults = ConnectionDefaults {
@@ -138,16 +155,7 @@ fn source(context: &Context, arguments: &ImportArguments) -> Result<ImportSource
         ssl_mode: variable("PGSSLMODE"),
         ssl_root_certificates: variable("PGSSLROOTCERT"),
     };
-    let settings = ConnectionSettings::parse(text, &defaults).or_exit(Exit::Usage)?;
-    let checkpoint = if arguments.spread_checkpoint {
-        CheckpointPace::Spread
-    } else {
-        CheckpointPace::Fast
-    };
-    Ok(ImportSource::RunningCluster(
-        settings,
-        BackupOptions { checkpoint },
-    ))
+    ConnectionSettings::parse(text, &defaults)
 }
 
 /// Progress: a bar on a terminal, a line now and then elsewhere.

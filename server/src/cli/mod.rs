@@ -165,7 +165,7 @@ pub fn run(
         Command::Check(arguments) => check::run(&context, &arguments),
         Command::Scrub(arguments) => scrub::run(&context, &arguments),
         Command::Key(arguments) => key::run(&context, &arguments),
-        Command::Wal(arguments) => wal::run(&arguments),
+        Command::Wal(arguments) => wal::run(&context, &arguments),
     }
 }
 

@@ -1,27 +1,37 @@
-//! `pageserver wal`: what is in the WAL files of a cluster, and whether this server replays them as Postgres does.
+//! `pageserver wal`: what is in the WAL of a cluster, by its files or from the running server, and whether this server
+//! replays it as Postgres does.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use engine::types::Lsn;
 use postgres::control_file::ControlFile;
+use postgres::replication::{ConnectionSettings, LiveWal, LiveWalError, ReplicationError};
 use postgres::verify::{Report, Verifier, VerifyError};
-use postgres::wal::{SegmentFiles, SegmentFilesError, WalStats, WalVolume};
+use postgres::wal::{Record, SegmentFiles, SegmentFilesError, WalStats, WalVersion, WalVolume};
 use serde_json::json;
 
-use super::import::human;
-use crate::exit::{Exit, Failure};
+use super::Context;
+use super::import::{connection_settings, human};
+use crate::exit::{Exit, Failure, OrExit};
 
 const EXAMPLES: &str = "\
 Examples:
   pageserver wal stats /var/lib/postgresql/15/main/pg_wal
   pageserver wal stats archive/ --json
   pageserver wal verify /var/lib/postgresql/15/main/pg_wal
+  pageserver wal verify \"host=db1 user=replicator\" --from 0/3000000
 
 verify replays every record onto pages in memory (8 KiB for each page that the WAL touches) and compares each with the
 page that Postgres logged after it. For that the server has to run with wal_consistency_checking = 'all'; it makes
 several times as much WAL, so do it on a copy. With full_page_writes = off more records are compared: the first one of a
-page behind a checkpoint is otherwise an image, which shows nothing. Exit code 7 if a page came out otherwise.";
+page behind a checkpoint is otherwise an image, which shows nothing.
+
+From a running server WAL comes over a replication connection without a slot, as far as it has it (wal_keep_size); the role
+needs REPLICATION. Reading ends at --until, which may be yet to come, or with what was on its disk at the beginning.
+
+Exit code 7 if a page came out otherwise, or if the WAL is damaged: it ends and goes on behind.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -61,14 +71,20 @@ enum WalCommand {
 
 #[derive(Debug, Args)]
 struct Source {
-    /// A folder of WAL segment files: pg_wal of a data directory, or an archive.
-    directory: PathBuf,
-    /// Which timeline [default: the highest].
+    /// A folder of WAL segment files (pg_wal of a data directory, or an archive), or the connection string of a server.
+    source: String,
+    /// Of a folder: which timeline [default: the highest].
     #[arg(long, value_name = "NUMBER")]
     timeline: Option<u32>,
+    /// Of a server: begins with the segment that has this [default: the one it is writing].
+    #[arg(long, value_name = "LSN")]
+    from: Option<Lsn>,
+    /// Of a server: where to end [default: what it has written now].
+    #[arg(long, value_name = "LSN")]
+    until: Option<Lsn>,
 }
 
-pub(super) fn run(arguments: &WalArguments) -> Result<(), Failure> {
+pub(super) fn run(context: &Context, arguments: &WalArguments) -> Result<(), Failure> {
     match &arguments.command {
         WalCommand::Verify {
             source,
@@ -76,19 +92,140 @@ pub(super) fn run(arguments: &WalArguments) -> Result<(), Failure> {
             wal_log_hints,
             json,
         } => {
-            let control = control_file(&source.directory);
-            let of_control = |field: fn(&ControlFile) -> bool| control.as_ref().is_some_and(field);
-            let data_checksums =
-                data_checksums.unwrap_or_else(|| of_control(ControlFile::has_data_checksums));
-            let wal_log_hints = wal_log_hints.unwrap_or_else(|| of_control(|c| c.wal_log_hints));
-            verify(source, data_checksums, wal_log_hints, *json)
+            let wal = source.open(context)?;
+            let (checksums, hints) = wal.hint_settings();
+            let verifier = Verifier::new(
+                wal.version(),
+                data_checksums.unwrap_or(checksums),
+                wal_log_hints.unwrap_or(hints),
+            );
+            verify(wal, verifier, *json)
         }
         WalCommand::Stats {
             source,
             relations,
             json,
-        } => stats(source, *relations, *json),
+        } => stats(source.open(context)?, *relations, *json),
     }
+}
+
+/// Where WAL comes from.
+enum Wal {
+    Files(PathBuf, Box<SegmentFiles>),
+    Live(Box<LiveWal>, Lsn),
+}
+
+/// Where reading began and ended.
+struct Stretch {
+    start: Lsn,
+    end: Lsn,
+    why_end: String,
+    /// The WAL is damaged at its end.
+    damage: Option<Failure>,
+}
+
+impl Source {
+    fn open(&self, context: &Context) -> Result<Wal, Failure> {
+        if !ConnectionSettings::is_connection_string(&self.source) {
+            for (option, value) in [("--from", self.from), ("--until", self.until)] {
+                if value.is_some() {
+                    let reason = format!("{option} is of a server, and this is a folder");
+                    return Err(Failure::new(Exit::Usage, reason));
+                }
+            }
+            let directory = PathBuf::from(&self.source);
+            let files = SegmentFiles::open(&directory, self.timeline).map_err(|e| failure(&e))?;
+            return Ok(Wal::Files(directory, Box::new(files)));
+        }
+        if self.timeline.is_some() {
+            let reason = "--timeline is of a folder, and this is a server";
+            return Err(Failure::new(Exit::Usage, reason));
+        }
+        let settings = connection_settings(context, &self.source).or_exit(Exit::Usage)?;
+        let live = LiveWal::open(&settings, self.from).map_err(live_failure)?;
+        let until = self.until.unwrap_or(live.flushed());
+        Ok(Wal::Live(Box::new(live), until))
+    }
+}
+
+impl Wal {
+    fn version(&self) -> WalVersion {
+        match self {
+            Wal::Files(_, files) => files.version(),
+            Wal::Live(live, _) => live.stream().version,
+        }
+    }
+
+    /// Whether pages carry checksums, and whether hint bits are logged even without: as far as it is known.
+    fn hint_settings(&self) -> (bool, bool) {
+        match self {
+            Wal::Files(directory, _) => match control_file(directory) {
+                Some(control) => (control.has_data_checksums(), control.wal_log_hints),
+                None => (false, false),
+            },
+            Wal::Live(live, _) => (live.has_data_checksums(), live.wal_log_hints()),
+        }
+    }
+
+    /// Hands every record to `visit`.
+    fn for_each(
+        mut self,
+        mut visit: impl FnMut(&Record<'_>) -> Result<(), VerifyError>,
+    ) -> Result<Stretch, Failure> {
+        let start = match &self {
+            Wal::Files(_, files) => files.start(),
+            Wal::Live(live, _) => live.start(),
+        };
+        let mut end = start;
+        let visit = |record: &Record<'_>| -> Result<(), Failure> {
+            end = record.end;
+            visit(record).or_exit(Exit::Refused)
+        };
+        let (why_end, damage) = match &mut self {
+            Wal::Files(_, files) => {
+                files.for_each(visit)?;
+                let damage = files.damage().cloned();
+                let damage = damage.map(|damage| Failure::new(Exit::Corrupt, damage));
+                (files.end().unwrap_or_default().to_owned(), damage)
+            }
+            Wal::Live(live, until) => match live.for_each(*until, visit) {
+                Ok(()) => (format!("asked for up to {until}"), None),
+                // What came before it is reported all the same.
+                Err(damage) if damage.exit == Exit::Corrupt => (damage.to_string(), Some(damage)),
+                Err(other) => return Err(other),
+            },
+        };
+        Ok(Stretch {
+            start,
+            end,
+            why_end,
+            damage,
+        })
+    }
+}
+
+impl From<SegmentFilesError> for Failure {
+    fn from(error: SegmentFilesError) -> Failure {
+        failure(&error)
+    }
+}
+
+impl From<LiveWalError> for Failure {
+    fn from(error: LiveWalError) -> Failure {
+        live_failure(error)
+    }
+}
+
+fn live_failure(error: LiveWalError) -> Failure {
+    let exit = match &error {
+        LiveWalError::Wal(_) => Exit::Corrupt,
+        LiveWalError::Ended { .. }
+        | LiveWalError::Replication(ReplicationError::Connect { .. } | ReplicationError::Lost(_)) => {
+            Exit::Unavailable
+        }
+        LiveWalError::Replication(_) => Exit::Refused,
+    };
+    Failure::new(exit, error)
 }
 
 /// The control file of the data directory that a `pg_wal` is in, if it is one and can be read.
@@ -96,12 +233,6 @@ fn control_file(pg_wal: &Path) -> Option<ControlFile> {
     let data_directory = fs::canonicalize(pg_wal).ok()?.parent()?.to_owned();
     let bytes = fs::read(data_directory.join("global/pg_control")).ok()?;
     ControlFile::decode(&bytes).ok()
-}
-
-impl Source {
-    fn open(&self) -> Result<SegmentFiles, Failure> {
-        SegmentFiles::open(&self.directory, self.timeline).map_err(|e| failure(&e))
-    }
 }
 
 fn failure(error: &SegmentFilesError) -> Failure {
@@ -117,27 +248,9 @@ fn failure(error: &SegmentFilesError) -> Failure {
     Failure::new(exit, format!("{error}{}", reason.unwrap_or_default()))
 }
 
-fn verify(
-    source: &Source,
-    data_checksums: bool,
-    wal_log_hints: bool,
-    json: bool,
-) -> Result<(), Failure> {
-    let mut files = source.open()?;
-    let start = files.start();
-    let mut end = start;
-    let mut verifier = Verifier::new(files.version(), data_checksums, wal_log_hints);
-    let visited = files.for_each(|record| {
-        end = record.end;
-        verifier.observe(record).map_err(Stop::from)
-    });
-    match visited {
-        Ok(()) => {}
-        Err(Stop::Files(error)) => return Err(failure(&error)),
-        Err(Stop::Verify(error)) => return Err(Failure::new(Exit::Refused, error)),
-    }
+fn verify(wal: Wal, mut verifier: Verifier, json: bool) -> Result<(), Failure> {
+    let stretch = wal.for_each(|record| verifier.observe(record))?;
     let report = verifier.into_report();
-    let why_end = files.end().unwrap_or_default();
     if json {
         let rows: Vec<_> = report.rows().filter(|row| row.counts.records > 0).collect();
         let never: Vec<_> = report.never_compared().map(ToString::to_string).collect();
@@ -146,9 +259,10 @@ fn verify(
             "{}",
             json!({
                 "postgres_major": report.version().postgres_major(),
-                "start": start.to_string(),
-                "end": end.to_string(),
-                "ended_because": why_end,
+                "start": stretch.start.to_string(),
+                "end": stretch.end.to_string(),
+                "ended_because": stretch.why_end,
+                "is_damaged": stretch.damage.is_some(),
                 "kinds": rows,
                 "unknown_records": report.unknown,
                 "never_compared": never,
@@ -157,37 +271,24 @@ fn verify(
         );
     } else {
         print_report(&report);
-        println!("{start} to {end}; {why_end}");
+        stretch.print();
     }
-    if report.is_clean() {
-        Ok(())
-    } else {
+    if !report.is_clean() {
         let wrong: u64 = report.rows().map(|row| row.counts.mismatches).sum();
-        Err(Failure::new(
+        return Err(Failure::new(
             Exit::Corrupt,
             format!(
                 "{wrong} pages came out otherwise than Postgres logged them, {} records are unknown",
                 report.unknown
             ),
-        ))
+        ));
     }
+    stretch.damage.map_or(Ok(()), Err)
 }
 
-/// Why the reading of WAL ended early.
-enum Stop {
-    Files(SegmentFilesError),
-    Verify(VerifyError),
-}
-
-impl From<SegmentFilesError> for Stop {
-    fn from(error: SegmentFilesError) -> Stop {
-        Stop::Files(error)
-    }
-}
-
-impl From<VerifyError> for Stop {
-    fn from(error: VerifyError) -> Stop {
-        Stop::Verify(error)
+impl Stretch {
+    fn print(&self) {
+        println!("{} to {}; {}", self.start, self.end, self.why_end);
     }
 }
 
@@ -204,24 +305,15 @@ fn print_report(report: &Report) {
     }
 }
 
-fn stats(source: &Source, relations_max: usize, json: bool) -> Result<(), Failure> {
-    let mut files = source.open()?;
-    let start = files.start();
-    let mut end = start;
+fn stats(wal: Wal, relations_max: usize, json: bool) -> Result<(), Failure> {
     let mut stats = WalStats::default();
-    files
-        .for_each(|record| {
-            end = record.end;
-            stats.observe(record);
-            Ok::<(), SegmentFilesError>(())
-        })
-        .map_err(|e| failure(&e))?;
+    let stretch = wal.for_each(|record| {
+        stats.observe(record);
+        Ok(())
+    })?;
     if json {
-        println!(
-            "{}",
-            stats_json(&stats, &start.to_string(), &end.to_string())
-        );
-        return Ok(());
+        println!("{}", stats_json(&stats, &stretch));
+        return stretch.damage.map_or(Ok(()), Err);
     }
     println!(
         "{:<40} {:>10} {:>12} {:>7} {:>10} {:>7}",
@@ -244,8 +336,9 @@ fn stats(source: &Source, relations_max: usize, json: bool) -> Result<(), Failur
     for (relation, volume) in relations.iter().take(relations_max) {
         print_volume(&relation.to_string(), volume, &total);
     }
-    println!("\n{start} to {end}; {}", files.end().unwrap_or_default());
-    Ok(())
+    println!();
+    stretch.print();
+    stretch.damage.map_or(Ok(()), Err)
 }
 
 fn print_volume(name: &str, volume: &WalVolume, total: &WalVolume) {
@@ -267,7 +360,7 @@ fn percent(part: u64, whole: u64) -> String {
     format!("{}.{}%", tenths / 10, tenths % 10)
 }
 
-fn stats_json(stats: &WalStats, start: &str, end: &str) -> serde_json::Value {
+fn stats_json(stats: &WalStats, stretch: &Stretch) -> serde_json::Value {
     let managers: Vec<_> = stats
         .managers()
         .into_iter()
@@ -292,8 +385,10 @@ fn stats_json(stats: &WalStats, start: &str, end: &str) -> serde_json::Value {
         })
         .collect();
     json!({
-        "start": start,
-        "end": end,
+        "start": stretch.start.to_string(),
+        "end": stretch.end.to_string(),
+        "ended_because": stretch.why_end,
+        "is_damaged": stretch.damage.is_some(),
         "total": stats.total(),
         "managers": managers,
         "kinds": kinds,

@@ -71,6 +71,7 @@ fn replay(
             Ok(())
         })
         .expect("WAL of one version");
+    assert_eq!(files.damage(), None);
     println!("replayed to {end}: {}", files.end().unwrap_or_default());
     (verifier, omissions)
 }

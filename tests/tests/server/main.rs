@@ -10,6 +10,7 @@ mod operation;
 mod pages;
 mod tools;
 mod waiting;
+mod wal;
 
 use harness::page_client::{Answer, Ask, LATEST, PageClient, RelationFork};
 use harness::postgres::TestCluster;

@@ -6,7 +6,7 @@ use super::wal_stretch::WalStretch;
 use super::{ImportError, ImportSink, ImportStart, ImportSummary};
 use crate::control_file::{SEGMENT_BLOCKS, SUPPORTED_MAJORS, is_wal_segment_size};
 use crate::replication::{
-    BackupOptions, BaseBackup, Connection, ConnectionSettings, ReplicationError,
+    BackupOptions, BaseBackup, Connection, ConnectionSettings, ReplicationError, bytes_of_size,
 };
 use crate::wal::{QuietCheck, WalStream};
 
@@ -85,7 +85,7 @@ impl ServerFacts {
             }
         }
         let segment = connection.show("segment_size")?;
-        if bytes_of(&segment) != Some(u64::from(SEGMENT_BLOCKS) * 8192) {
+        if bytes_of_size(&segment) != Some(u64::from(SEGMENT_BLOCKS) * 8192) {
             return Err(ImportError::Setting {
                 setting: "segment_size",
                 found: segment,
@@ -93,7 +93,7 @@ impl ServerFacts {
             });
         }
         let found = connection.show("wal_segment_size")?;
-        let wal_segment_bytes = bytes_of(&found)
+        let wal_segment_bytes = bytes_of_size(&found)
             .and_then(|bytes| u32::try_from(bytes).ok())
             .filter(|bytes| is_wal_segment_size(*bytes))
             .ok_or(ImportError::Setting {
@@ -114,18 +114,4 @@ impl ServerFacts {
             has_data_checksums,
         })
     }
-}
-
-/// A size as `SHOW` prints it: `16MB`, `1GB`.
-fn bytes_of(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let number: u64 = digits.parse().ok()?;
-    let unit = match text.get(digits.len()..)? {
-        "B" | "" => 1,
-        "kB" => 1 << 10,
-        "MB" => 1 << 20,
-        "GB" => 1 << 30,
-        _ => return None,
-    };
-    number.checked_mul(unit)
 }

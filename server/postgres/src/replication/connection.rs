@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::backend::Message;
-use postgres_protocol::message::frontend;
+use postgres_protocol::message::frontend::{self, CopyData};
 
 use super::settings::{ConnectionSettings, Host, SslMode};
 use super::tls;
@@ -61,7 +61,7 @@ pub enum ReplicationError {
     #[error("protocol: {0}")]
     Protocol(String),
     /// Too old, or too new.
-    #[error("the server is PostgreSQL {0}; versions 15 to 18 can be imported")]
+    #[error("the server is PostgreSQL {0}; versions 15 to 18 are supported")]
     Version(String),
 }
 
@@ -153,6 +153,26 @@ impl Connection {
     pub(super) fn send_query(&mut self, command: &str) -> Result<(), ReplicationError> {
         let mut out = BytesMut::new();
         frontend::query(command, &mut out)?;
+        self.send(&out)
+    }
+
+    /// Sends a command that is answered by messages in both directions, up to where they begin.
+    pub(super) fn start_copy_both(&mut self, command: &str) -> Result<(), ReplicationError> {
+        self.send_query(command)?;
+        loop {
+            match self.read_message()? {
+                COPY_BOTH_RESPONSE => return Ok(()),
+                ERROR_RESPONSE => return Err(server_error(&self.body)),
+                NOTICE_RESPONSE | PARAMETER_STATUS => {}
+                _ => return Err(unexpected("instead of a stream")),
+            }
+        }
+    }
+
+    /// Sends a message of a stream in both directions.
+    pub(super) fn send_copy_data(&mut self, content: &[u8]) -> Result<(), ReplicationError> {
+        let mut out = BytesMut::new();
+        CopyData::new(content)?.write(&mut out);
         self.send(&out)
     }
 
@@ -385,7 +405,24 @@ fn server_error(body: &[u8]) -> ReplicationError {
     }
 }
 
+/// A size as `SHOW` prints it: `16MB`, `1GB`.
+pub(crate) fn bytes_of_size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let number: u64 = digits.parse().ok()?;
+    let unit = match text.get(digits.len()..)? {
+        "B" | "" => 1,
+        "kB" => 1 << 10,
+        "MB" => 1 << 20,
+        "GB" => 1 << 30,
+        _ => return None,
+    };
+    number.checked_mul(unit)
+}
+
 const DATA_ROW: u8 = b'D';
+const COPY_BOTH_RESPONSE: u8 = b'W';
+const NOTICE_RESPONSE: u8 = b'N';
+const PARAMETER_STATUS: u8 = b'S';
 const ERROR_RESPONSE: u8 = b'E';
 const COPY_DATA: u8 = b'd';
 const READ_BUFFER_BYTES: usize = 256 << 10;

@@ -21,6 +21,7 @@ pub use quiet_check::{Change, QuietCheck};
 pub use record::{
     BlockReference, RECORD_BLOCKS_MAX, Record, RecordError, RecordHeader, RecordScratch,
 };
-pub use segment_files::{SegmentFiles, SegmentFilesError};
+pub(crate) use segment_files::first_record_of_segment;
+pub use segment_files::{SegmentFiles, SegmentFilesError, WalDamage};
 pub use stats::{WalStats, WalVolume};
 pub use version::WalVersion;

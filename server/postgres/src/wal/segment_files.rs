@@ -4,6 +4,9 @@
 //! is the highest that is there unless one is named; the run begins with the first record that begins in its first
 //! file and ends where a file is missing or where what is in it is no WAL of this run: a server keeps used-up files
 //! under future names.
+//!
+//! The end of WAL and damage look alike: a server that was killed leaves half a record. But behind an end no page is of
+//! this run, since a server that goes on writes over what it left. So if there is one the run is [damaged](WalDamage).
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -35,6 +38,16 @@ pub enum SegmentFilesError {
     NotWal(PathBuf),
 }
 
+/// Records stop, and WAL goes on behind.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}, and WAL goes on at {goes_on_at}")]
+pub struct WalDamage {
+    /// What was found instead of a record, and where.
+    pub what: String,
+    /// Position of a page behind it that is whole at its beginning.
+    pub goes_on_at: Lsn,
+}
+
 /// A run of segment files, read in pieces.
 #[derive(Debug)]
 pub struct SegmentFiles {
@@ -46,7 +59,12 @@ pub struct SegmentFiles {
     start: Lsn,
     /// The open file and the segment it is.
     open: Option<(u64, File)>,
+    /// End of the last record.
+    records_end: Lsn,
+    /// Where reading was begun again.
+    read_again_at: Option<Lsn>,
     end: Option<String>,
+    damage: Option<WalDamage>,
 }
 
 impl SegmentFiles {
@@ -102,7 +120,10 @@ impl SegmentFiles {
             segment_bytes: u64::from(long.segment_bytes),
             start,
             open: None,
+            records_end: start,
+            read_again_at: None,
             end: None,
+            damage: None,
         })
     }
 
@@ -131,9 +152,14 @@ impl SegmentFiles {
         self.end.as_deref()
     }
 
-    /// Hands every record of the run to `visit`.
+    /// Whether the run ended where it should not have; known once it ended.
+    pub fn damage(&self) -> Option<&WalDamage> {
+        self.damage.as_ref()
+    }
+
+    /// Hands every record of the run to `visit`. Files may be written meanwhile.
     /// # Errors
-    /// A file that is there cannot be read, or what `visit` answers.
+    /// A file that is there cannot be read, or what `visit` answers. Damage is not an error here: the run ends.
     pub fn for_each<E: From<SegmentFilesError>>(
         &mut self,
         mut visit: impl FnMut(&Record<'_>) -> Result<(), E>,
@@ -146,18 +172,99 @@ impl SegmentFiles {
                 match self.decoder.decode(rest) {
                     Ok(Decoded { consumed, record }) => {
                         if let Some(record) = record {
+                            self.records_end = record.end;
                             visit(&record)?;
                         }
                         rest = &rest[consumed..];
                     }
                     Err(error) => {
-                        self.end = Some(error.to_string());
+                        self.stop(error.to_string(), self.decoder.position())?;
                         break;
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Ends the run at `position`, and tells whether that is an end. Where WAL goes on it is read once more from behind
+    /// the last record: a server may just have been writing, and writes in order.
+    fn stop(&mut self, what: String, position: Lsn) -> Result<(), SegmentFilesError> {
+        if let Some(goes_on_at) = self.next_page(position)? {
+            if self.read_again_at != Some(self.records_end) {
+                self.read_again_at = Some(self.records_end);
+                self.decoder = WalDecoder::new(*self.decoder.stream(), self.records_end);
+                self.open = None;
+                return Ok(());
+            }
+            let what = what.clone();
+            self.damage = Some(WalDamage { what, goes_on_at });
+        }
+        self.end = Some(what);
+        Ok(())
+    }
+
+    /// The first page of this run behind the one at `position`: in its own segment, or at the beginning of a later one.
+    fn next_page(&self, position: Lsn) -> Result<Option<Lsn>, SegmentFilesError> {
+        let page_bytes = WAL_PAGE_BYTES as u64;
+        let next = (position.0 / page_bytes + 1) * page_bytes;
+        let segment = position.0 / self.segment_bytes;
+        let segment_end = (segment + 1) * self.segment_bytes;
+        let path = self.directory.join(self.name_of(segment));
+        if path.is_file() {
+            for at in (next..segment_end).step_by(WAL_PAGE_BYTES) {
+                if self.is_page(&path, Lsn(at))? {
+                    return Ok(Some(Lsn(at)));
+                }
+            }
+        }
+        let directory = |source| SegmentFilesError::File {
+            path: self.directory.clone(),
+            source,
+        };
+        let mut later = None;
+        for entry in fs::read_dir(&self.directory).map_err(directory)? {
+            let entry = entry.map_err(directory)?;
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| self.number_of(name));
+            let Some(number) = number.filter(|number| *number > segment) else {
+                continue;
+            };
+            let at = Lsn(number * self.segment_bytes);
+            if later.is_none_or(|later| at < later) && self.is_page(&entry.path(), at)? {
+                later = Some(at);
+            }
+        }
+        Ok(later)
+    }
+
+    /// Whether the file has the page of this run that begins at `at`.
+    fn is_page(&self, path: &Path, at: Lsn) -> Result<bool, SegmentFilesError> {
+        let failed = |source| SegmentFilesError::File {
+            path: path.to_owned(),
+            source,
+        };
+        let mut file = match File::open(path) {
+            // A server renames files that it has used up.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            opened => opened.map_err(failed)?,
+        };
+        let offset = io::SeekFrom::Start(at.0 % self.segment_bytes);
+        io::Seek::seek(&mut file, offset).map_err(failed)?;
+        let mut header = [0; LONG_HEADER_BYTES];
+        match file.read_exact(&mut header) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            Err(error) => return Err(failed(error)),
+        }
+        let header = WalPageHeader::decode(&header);
+        Ok(header.is_some_and(|header| {
+            let stream = self.decoder.stream();
+            let is_same = header
+                .long
+                .is_none_or(|long| long.system_identifier == stream.system_identifier);
+            header.magic == stream.version.magic() && header.lsn == at && is_same
+        }))
     }
 
     /// Reads from where the decoder is; 0, and the end is set, if nothing is there.
@@ -173,7 +280,8 @@ impl SegmentFiles {
             let mut file = match File::open(&path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    self.end = Some(format!("there is no file {}", self.name_of(segment)));
+                    let why = format!("there is no file {}", self.name_of(segment));
+                    self.stop(why, at)?;
                     return Ok(0);
                 }
                 Err(error) => return Err(failed(error)),
@@ -187,9 +295,19 @@ impl SegmentFiles {
         let wanted = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
         let bytes = file.read(&mut buffer[..wanted]).map_err(failed)?;
         if bytes == 0 {
-            self.end = Some(format!("{} ends early", path.display()));
+            self.stop(format!("{} ends early", path.display()), at)?;
         }
         Ok(bytes)
+    }
+
+    /// The number of the segment that a file of this run's timeline is.
+    fn number_of(&self, name: &str) -> Option<u64> {
+        if timeline_of(name) != Some(self.timeline) {
+            return None;
+        }
+        let high = u64::from_str_radix(&name[8..16], 16).ok()?;
+        let low = u64::from_str_radix(&name[16..], 16).ok()?;
+        Some(high * ((1 << 32) / self.segment_bytes) + low)
     }
 
     fn name_of(&self, segment: u64) -> String {
@@ -212,6 +330,13 @@ fn timeline_of(name: &str) -> Option<u32> {
         return None;
     }
     u32::from_str_radix(&name[..8], 16).ok()
+}
+
+/// Where the first record begins of a segment that begins with these bytes, its header at least; `None` if they are no
+/// beginning of one.
+pub(crate) fn first_record_of_segment(bytes: &[u8]) -> Option<Lsn> {
+    let header = WalPageHeader::decode(bytes.get(..LONG_HEADER_BYTES)?)?;
+    header.long.is_some().then(|| first_record(&header))
 }
 
 /// Where the first record begins behind the page with this header: past what continues from the segment before.
