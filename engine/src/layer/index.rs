@@ -122,10 +122,12 @@ impl LayerIndex {
         let units = lsn.bytes_since(self.first_lsn)? / UNIT_BYTES as u64;
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let fences = &self.fences[section.extents.start as usize..section.extents.end as usize];
-        let after = fences.partition_point(|fence| (fence.key, fence.lsn_units) <= (*key, units));
-        let sure = fences[..after]
-            .partition_point(|fence| (fence.key, fence.lsn_units) < (*key, units))
-            .saturating_sub(1);
+        let wanted = (*key, units);
+        let after = fences.partition_point(|fence| (fence.key, fence.lsn_units) <= wanted);
+        // Fences of the very key and unit are one at most times, and few ever.
+        let alike = fences[..after].iter().rev();
+        let alike = alike.take_while(|fence| (fence.key, fence.lsn_units) == wanted);
+        let sure = (after - alike.count()).saturating_sub(1);
         let extent = |nth: usize| {
             section.extents.start + u32::try_from(nth).expect("fewer than the section's extents")
         };
@@ -167,6 +169,11 @@ impl LayerIndex {
 
     /// What the layer has of `partition`.
     pub fn section(&self, partition: Partition) -> Option<&PartitionSection> {
+        // A large layer has all of them.
+        let guess = self.sections.get(usize::from(partition.number()));
+        if let Some(section) = guess.filter(|section| section.partition == partition) {
+            return Some(section);
+        }
         self.sections
             .binary_search_by_key(&partition, |section| section.partition)
             .ok()
