@@ -1,5 +1,7 @@
 //! Which kinds of records a run has to show, and which it cannot.
 
+use std::collections::BTreeSet;
+
 use harness::tools::repository;
 use postgres::verify::Report;
 use postgres::wal::{Proof, RecordKind};
@@ -14,7 +16,7 @@ const NEVER_WRITTEN: [(&str, &str); 4] = [
     ("XLOG NOOP", "no server code writes it"),
     (
         "XLOG END_OF_RECOVERY",
-        "only a promotion writes it, on a timeline of its own",
+        "only a promotion writes it: in the runs under load",
     ),
     (
         "Heap HOT_UPDATE+INIT",
@@ -130,6 +132,8 @@ pub(crate) struct StandbyProof {
     pub(crate) comparison: Comparison,
     /// Kinds without whose records it would have been the same.
     pub(crate) unnoticed: Vec<&'static RecordKind>,
+    /// How images are compressed.
+    pub(crate) methods: BTreeSet<&'static str>,
     pub(crate) state: State,
 }
 
@@ -156,12 +160,8 @@ fn is_in(list: &[(&str, &str)], kind: &RecordKind) -> bool {
 }
 
 /// Writes what `tests/tools/redo_table` makes its table of.
-fn write_rows(major: u32, mode: Mode, report: &Report, standby: &StandbyProof) {
+fn write_rows(name: &str, report: &Report, standby: &StandbyProof) {
     let folder = repository().join("target/redo");
-    let name = match mode {
-        Mode::Deltas => format!("{major}-deltas.tsv"),
-        Mode::FullPages => format!("{major}-full-pages.tsv"),
-    };
     let mut text = String::new();
     for (kind, row) in RecordKind::all(report.version()).zip(report.rows()) {
         let counts = row.counts;
@@ -183,27 +183,12 @@ fn write_rows(major: u32, mode: Mode, report: &Report, standby: &StandbyProof) {
 /// it can be.
 pub(crate) fn judge(major: u32, mode: Mode, report: &Report, standby: &StandbyProof) {
     println!("PostgreSQL {major}, {mode}\n{report}");
-    println!(
-        "standby: {} pages compared, {} of free space maps not; {} differ",
-        standby.pages.pages,
-        standby.pages.free_space_pages,
-        standby.pages.differences.len()
-    );
-    for difference in standby.pages.differences.iter().take(20) {
-        println!("{difference}");
-    }
-    let state = &standby.comparison;
-    println!(
-        "state compared: {state}; {} differ",
-        state.differences.len()
-    );
-    for (part, difference) in state.differences.iter().take(40) {
-        println!("{part:?} {difference}");
-    }
-    for mismatch in &report.mismatches {
-        println!("{mismatch}");
-    }
-    write_rows(major, mode, report, standby);
+    print_differences(report, standby);
+    let name = match mode {
+        Mode::Deltas => format!("{major}-deltas.tsv"),
+        Mode::FullPages => format!("{major}-full-pages.tsv"),
+    };
+    write_rows(&name, report, standby);
     let excused = |kind: &RecordKind| {
         let name = kind.to_string();
         is_in(&NEVER_WRITTEN, kind)
@@ -247,6 +232,7 @@ pub(crate) fn judge(major: u32, mode: Mode, report: &Report, standby: &StandbyPr
         .map(ToString::to_string)
         .collect();
     println!("uncovered: {uncovered:?}");
+    let state = &standby.comparison;
     assert!(
         standby.pages.differences.is_empty() && state.differences.is_empty(),
         "the standby differs, see above"
@@ -270,4 +256,62 @@ pub(crate) fn judge(major: u32, mode: Mode, report: &Report, standby: &StandbyPr
         surprising.is_empty(),
         "said not to be written: {surprising:?}"
     );
+}
+
+/// What was not as it should be, of the images and of the standby.
+fn print_differences(report: &Report, standby: &StandbyProof) {
+    println!(
+        "standby: {} pages compared, {} of free space maps not; {} differ",
+        standby.pages.pages,
+        standby.pages.free_space_pages,
+        standby.pages.differences.len()
+    );
+    for difference in standby.pages.differences.iter().take(20) {
+        println!("{difference}");
+    }
+    let state = &standby.comparison;
+    println!(
+        "state compared: {state}; {} differ",
+        state.differences.len()
+    );
+    for (part, difference) in state.differences.iter().take(40) {
+        println!("{part:?} {difference}");
+    }
+    for mismatch in &report.mismatches {
+        println!("{mismatch}");
+    }
+}
+
+/// Fails if anything of a run under load mismatched, or of the promoted standby behind it.
+pub(crate) fn judge_load(
+    major: u32,
+    report: &Report,
+    standby: &StandbyProof,
+    (promoted, state): &(Report, Comparison),
+) {
+    println!("PostgreSQL {major} under load\n{report}");
+    print_differences(report, standby);
+    println!("promoted\n{promoted}state compared: {state}");
+    for (part, difference) in &state.differences {
+        println!("{part:?} {difference}");
+    }
+    for mismatch in &promoted.mismatches {
+        println!("{mismatch}");
+    }
+    assert!(
+        standby.pages.differences.is_empty() && standby.comparison.differences.is_empty(),
+        "the standby differs, see above"
+    );
+    assert!(report.is_clean(), "redo and Postgres disagree, see above");
+    assert!(
+        promoted.is_clean() && state.differences.is_empty(),
+        "redo and the promoted standby disagree, see above"
+    );
+    let ends = RecordKind::all(promoted.version())
+        .filter(|kind| kind.name == "END_OF_RECOVERY" && standby.state.is_proved(kind, state))
+        .map(|kind| promoted.counts(kind).records);
+    assert_eq!(ends.sum::<u64>(), 1, "ends of a recovery");
+    let mut all = report.clone();
+    all.add(promoted);
+    write_rows(&format!("{major}-load.tsv"), &all, standby);
 }

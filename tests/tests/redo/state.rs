@@ -216,8 +216,34 @@ impl State {
     }
 
     fn compare_counters(&self, theirs: &Theirs, all: &mut Comparison) {
+        // The standby's file tells of the last checkpoint before the stop.
+        let last = &theirs.standby.checkpoint;
+        let own = self.cluster.checkpoint();
+        all.field("redo", own.redo, last.redo);
+        all.field("time", own.time, last.time);
+        all.field(
+            "parameters",
+            *self.cluster.parameters(),
+            theirs.standby.parameters,
+        );
+        self.compare_end(&theirs.primary.checkpoint, all);
+    }
+
+    /// Compares with the files of a primary that was shut down, but for its pages: they have what is not logged.
+    pub(crate) fn compare_with_primary(&self, data: &Path) -> Comparison {
+        let mut all = Comparison::of(&self.files(), &Files::read(data));
+        for (part, failure) in &self.failures {
+            all.differ(*part, failure.clone());
+        }
+        self.compare_end(&control_file(data).checkpoint, &mut all);
+        all
+    }
+
+    /// Where it stopped, a primary wrote the counters down.
+    fn compare_end(&self, end: &CheckpointState, all: &mut Comparison) {
         let CheckpointState {
-            redo,
+            redo: _,
+            time: _,
             timeline,
             previous_timeline,
             next_xid,
@@ -228,30 +254,14 @@ impl State {
             oldest_xid_database,
             oldest_multixact,
             oldest_multixact_database,
-            time,
             oldest_commit_timestamp_xid,
             newest_commit_timestamp_xid,
             // Between checkpoints only the memory of a standby has it: compared at each of them.
             oldest_active_xid: _,
             full_page_writes,
         } = *self.cluster.checkpoint();
-        // The standby's file tells of the last checkpoint before the stop.
-        let last = &theirs.standby.checkpoint;
-        all.field("redo", redo, last.redo);
-        all.field("time", time, last.time);
-        all.field(
-            "previous timeline",
-            previous_timeline,
-            last.previous_timeline,
-        );
-        all.field(
-            "parameters",
-            *self.cluster.parameters(),
-            theirs.standby.parameters,
-        );
-        // Where it stopped, the primary wrote the counters down.
-        let end = &theirs.primary.checkpoint;
         all.field("timeline", timeline, end.timeline);
+        all.field("the one before", previous_timeline, end.previous_timeline);
         all.field("next transaction", next_xid, end.next_xid);
         all.field("next multixact", next_multixact, end.next_multixact);
         all.field(

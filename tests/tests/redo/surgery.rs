@@ -6,16 +6,28 @@ use std::path::{Path, PathBuf};
 
 use postgres::control_file::ControlFile;
 
-/// Makes `next_xid` the next transaction id, as `pg_resetwal -x -e` does: in the shutdown checkpoint's record and in
-/// the control file's copy of it.
+/// Makes `next_xid` the next transaction id, as `pg_resetwal -x -e` does.
 ///
 /// # Panics
 /// The cluster was not shut down.
 pub(crate) fn set_next_xid(data: &Path, next_xid: u64) {
+    set_in_checkpoint(data, NEXT_XID_AT, &next_xid.to_le_bytes());
+}
+
+/// Makes `next_oid` the next oid, as `pg_resetwal -o` does: what is used is passed over.
+///
+/// # Panics
+/// The cluster was not shut down.
+pub(crate) fn set_next_oid(data: &Path, next_oid: u32) {
+    set_in_checkpoint(data, NEXT_OID_AT, &next_oid.to_le_bytes());
+}
+
+/// Changes the shutdown checkpoint's record and the control file's copy of it.
+fn set_in_checkpoint(data: &Path, at_field: usize, value: &[u8]) {
     let path = data.join("global/pg_control");
     let mut bytes = fs::read(&path).expect("control file");
     let control = ControlFile::decode(&bytes).expect("control file");
-    bytes[CHECKPOINT_AT + NEXT_XID_AT..][..8].copy_from_slice(&next_xid.to_le_bytes());
+    bytes[CHECKPOINT_AT + at_field..][..value.len()].copy_from_slice(value);
     let version = u32::from_le_bytes(bytes[8..12].try_into().expect("four bytes"));
     let crc_at = if version == 1800 { 292 } else { 288 };
     let crc = crc32c::crc32c(&bytes[..crc_at]);
@@ -45,7 +57,7 @@ pub(crate) fn set_next_xid(data: &Path, next_xid: u64) {
     record.resize(usize::try_from(total).expect("a short record"), 0);
     wal.read_exact_at(&mut record, at).expect("a record");
     let main_at = RECORD_HEADER_BYTES + 2;
-    record[main_at + NEXT_XID_AT..][..8].copy_from_slice(&next_xid.to_le_bytes());
+    record[main_at + at_field..][..value.len()].copy_from_slice(value);
     let crc = crc32c::crc32c(&record[RECORD_HEADER_BYTES..]);
     let crc = crc32c::crc32c_append(crc, &record[..20]);
     record[20..24].copy_from_slice(&crc.to_le_bytes());
@@ -89,3 +101,4 @@ const RECORD_HEADER_BYTES: usize = 24;
 const CHECKPOINT_AT: usize = 40;
 /// In a checkpoint.
 const NEXT_XID_AT: usize = 24;
+const NEXT_OID_AT: usize = 32;

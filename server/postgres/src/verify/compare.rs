@@ -314,3 +314,166 @@ const GIST_FOLLOW_RIGHT: u16 = 1 << 3;
 const GIST_HAS_GARBAGE: u16 = 1 << 4;
 
 const BRIN_EVACUATE: u16 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const END: Lsn = Lsn(0x2000);
+    const NO_HOLE: Range<usize> = 0..0;
+
+    fn rules(manager: ResourceManager) -> Rules {
+        Rules {
+            manager,
+            fork: Fork::Main,
+            end: END,
+        }
+    }
+
+    /// A page with one item of `bytes` at its end, before `special` bytes.
+    fn page(special: usize, bytes: usize) -> Page {
+        let mut page = [0; PAGE_BYTES];
+        let (lower, special) = (HEADER_BYTES + 4, PAGE_BYTES - special);
+        let upper = special - bytes.next_multiple_of(8);
+        for (at, value) in [(12, lower), (14, upper), (16, special)] {
+            put_u16(&mut page, at, u16::try_from(value).expect("small"));
+        }
+        let pointer = u32::try_from(upper | bytes << 17).expect("small") | ITEM_NORMAL << 15;
+        page[HEADER_BYTES..lower].copy_from_slice(&pointer.to_le_bytes());
+        page
+    }
+
+    fn flip(page: &Page, at: usize, bits: u16) -> Page {
+        let mut changed = *page;
+        let value = u16_at(page, at).expect("within the page");
+        put_u16(&mut changed, at, value ^ bits);
+        changed
+    }
+
+    #[test]
+    fn lsn_checksum_and_hole_may_differ_and_nothing_behind_them() {
+        let ours = page(0, 40);
+        let rules = rules(ResourceManager::HEAP);
+        let upper = PAGE_BYTES - 40;
+        for at in (0..10).chain(HEADER_BYTES + 4..upper) {
+            let mut logged = ours;
+            logged[at] ^= 1;
+            assert_eq!(
+                rules.first_difference(NO_HOLE, &ours, &logged),
+                None,
+                "{at}"
+            );
+        }
+        for at in [12, HEADER_BYTES, upper, PAGE_BYTES - 1] {
+            let mut logged = ours;
+            logged[at] ^= 0x80;
+            let found = rules.first_difference(NO_HOLE, &ours, &logged);
+            assert_eq!(found, Some(at));
+        }
+        // What an image left out has no content, whatever the header says.
+        let mut logged = ours;
+        logged[upper] ^= 1;
+        let found = rules.first_difference(upper..upper + 1, &ours, &logged);
+        assert_eq!(found, None);
+    }
+
+    #[test]
+    fn all_of_a_visibility_map_is_compared() {
+        let ours = page(0, 0);
+        let mut logged = ours;
+        logged[100] = 1;
+        let of = |fork| Rules {
+            manager: ResourceManager::HEAP2,
+            fork,
+            end: END,
+        };
+        let found = |fork| of(fork).first_difference(NO_HOLE, &ours, &logged);
+        assert_eq!(found(Fork::VisibilityMap), Some(100));
+        assert_eq!(found(Fork::Main), None);
+    }
+
+    #[test]
+    fn the_primary_may_know_more_of_a_row_and_never_less() {
+        let ours = page(0, 30);
+        let rules = rules(ResourceManager::HEAP);
+        let row = PAGE_BYTES - 32;
+        let found = |ours: &Page, logged: &Page| rules.first_difference(NO_HOLE, ours, logged);
+        for hint in [0x0020, 0x0100, 0x0200, 0x0400, 0x0800] {
+            let hinted = flip(&ours, row + 20, hint);
+            assert_eq!(found(&ours, &hinted), None, "{hint:#x}");
+            assert_eq!(
+                found(&hinted, &ours),
+                Some(row + 20 + usize::from(hint > 0xff))
+            );
+        }
+        // Frozen is logged; a lock is too.
+        let frozen = flip(&ours, row + 20, XMIN_FROZEN);
+        assert_eq!(found(&ours, &frozen), Some(row + 21));
+        let locked = flip(&ours, row + 20, 0x0080);
+        assert_eq!(found(&ours, &locked), Some(row + 20));
+        // A command id that redo does not know; one that it does.
+        let numbered = flip(&ours, row + 8, 3);
+        assert_eq!(found(&ours, &numbered), None);
+        assert_eq!(found(&numbered, &ours), Some(row + 8));
+        // Its own position, or the token of an insertion that may not stay.
+        let speculative = flip(&ours, row + 16, SPECULATIVE_OFFSET);
+        assert_eq!(found(&ours, &speculative), None);
+        assert_eq!(found(&ours, &flip(&ours, row + 16, 7)), Some(row + 16));
+        // Padding.
+        assert_eq!(found(&ours, &flip(&ours, row + 30, 0xffff)), None);
+    }
+
+    #[test]
+    fn leaves_may_have_dead_marks_that_redo_lacks() {
+        let mut ours = page(16, 16);
+        let special = PAGE_BYTES - 16;
+        let rules = rules(ResourceManager::BTREE);
+        let found = |ours: &Page, logged: &Page| rules.first_difference(NO_HOLE, ours, logged);
+        // Normal to dead: the upper bit of the state.
+        let dead = |page: &Page| flip(page, HEADER_BYTES + 2, 1);
+        assert_eq!(
+            found(&ours, &dead(&ours)),
+            Some(HEADER_BYTES + 2),
+            "no leaf"
+        );
+        put_u16(&mut ours, special + 12, BTREE_LEAF);
+        assert_eq!(found(&ours, &dead(&ours)), None);
+        assert_eq!(found(&dead(&ours), &ours), Some(HEADER_BYTES + 2));
+        let garbage = flip(&ours, special + 12, BTREE_HAS_GARBAGE);
+        assert_eq!(found(&ours, &garbage), None);
+        let split = flip(&ours, special + 12, BTREE_SPLIT_END);
+        assert_eq!(found(&ours, &split), None);
+        assert_eq!(found(&split, &ours), Some(special + 12));
+        // Of another manager the same bits mean something else.
+        let other = Rules {
+            manager: ResourceManager::SEQUENCE,
+            ..rules
+        };
+        let found = other.first_difference(NO_HOLE, &ours, &garbage);
+        assert_eq!(found, Some(special + 12));
+    }
+
+    #[test]
+    fn a_gist_split_is_numbered_and_ended_behind_its_record() {
+        let mut ours = page(16, 16);
+        let special = PAGE_BYTES - 16;
+        let rules = rules(ResourceManager::GIST);
+        let logged = flip(&ours, special + 12, GIST_FOLLOW_RIGHT);
+        let found = |ours: &Page| rules.first_difference(NO_HOLE, ours, &logged);
+        assert_eq!(found(&ours), Some(special + 12));
+        ours[special..special + 8].copy_from_slice(&END.0.rotate_left(32).to_le_bytes());
+        assert_eq!(found(&ours), None);
+        // Of another record it is no allowance.
+        ours[special + 4] ^= 1;
+        assert_eq!(found(&ours), Some(special + 4));
+    }
+
+    #[test]
+    fn only_pages_that_are_begun_past_redo_may_have_had_another_lsn() {
+        let is_same = |manager, logged| rules(manager).is_same_before(Lsn(8), Lsn(logged));
+        assert!(is_same(ResourceManager::HEAP, 8));
+        assert!(!is_same(ResourceManager::HEAP, 0) && !is_same(ResourceManager::HEAP, 9));
+        assert!(is_same(ResourceManager::HASH, 0) && !is_same(ResourceManager::HASH, 1));
+        assert!(is_same(ResourceManager::GIST, 1) && !is_same(ResourceManager::GIST, 0));
+    }
+}

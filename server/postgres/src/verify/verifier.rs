@@ -33,8 +33,10 @@ pub struct Verifier {
     pages: HashMap<BlockTag, Box<Page>>,
     /// Relations made within the WAL: their pages begin as zeros, and none of them is unknown.
     born: HashSet<Relation>,
-    /// Pages with a hint since their last change: the LSN of its record. Without an image redo leaves the page's.
-    hinted: HashMap<BlockTag, Lsn>,
+    /// Pages with hints since their last change: the LSNs of their records, the last ones. Without an image redo leaves the
+    /// page's LSN, and of two sessions that log a hint at once the primary's page has that of only one, the first or
+    /// the last.
+    hinted: HashMap<BlockTag, Vec<Lsn>>,
     early_clears: EarlyClears,
     /// Pages of visibility maps whose image left out the map, as if it were a hole: `create database` with WAL_LOG logs
     /// them so. The primary keeps the bits; redo, a standby's too, has none.
@@ -57,12 +59,11 @@ enum Step {
 }
 
 /// What the page's LSN can have been before the record.
-#[derive(Clone, Copy)]
 struct Before {
     /// As redo has it.
     ours: Lsn,
-    /// Or that of a hint that was logged without an image.
-    hinted: Option<Lsn>,
+    /// Or that of a hint.
+    hinted: Vec<Lsn>,
 }
 
 impl Verifier {
@@ -182,9 +183,9 @@ impl Verifier {
             }
             return Step::BaseUnknown;
         };
-        let before = Before {
+        let mut before = Before {
             ours: lsn_of(&page),
-            hinted: self.hinted.remove(&block.tag),
+            hinted: self.hinted.remove(&block.tag).unwrap_or_default(),
         };
         if block.tag.fork == Fork::VisibilityMap
             && (block.image).is_some_and(|image| image.is_applied() && image.hole().1 > 0)
@@ -200,13 +201,17 @@ impl Verifier {
                 Step::Wrong(Difference::Failed(reason.to_owned()))
             }
             (Ok(Outcome::Applied), Some(image)) => {
-                self.compared(record, block, image, before, &page)
+                self.compared(record, block, image, &before, &page)
             }
             (Ok(_), None) if is_begun && !block.will_init => Step::ImageOnly,
             (Ok(_), None) => Step::NoImage,
         };
         if (record.manager, record.operation()) == (ResourceManager::XLOG, FPI_FOR_HINT) {
-            self.hinted.insert(block.tag, record.end);
+            if before.hinted.len() == HINTS_MAX {
+                before.hinted.remove(0);
+            }
+            before.hinted.push(record.end);
+            self.hinted.insert(block.tag, before.hinted);
         }
         match (&step, logged) {
             (Step::Wrong(_), Some(image)) => {
@@ -229,7 +234,7 @@ impl Verifier {
         record: &Record<'_>,
         block: &BlockReference<'_>,
         image: &Image<'_>,
-        before: Before,
+        before: &Before,
         ours: &Page,
     ) -> Step {
         let mut logged = Box::new([0; PAGE_BYTES]);
@@ -261,7 +266,7 @@ impl Verifier {
         }
         let logged_before = lsn_of(&logged);
         if !block.will_init
-            && before.hinted != Some(logged_before)
+            && !before.hinted.contains(&logged_before)
             && !rules.is_same_before(before.ours, logged_before)
         {
             return Step::Wrong(Difference::Before {
@@ -424,6 +429,9 @@ fn relation_at(main: &[u8], at: usize) -> Option<Relation> {
         number: u32_at(main, at + 8)?,
     })
 }
+
+/// Hints kept of one page: more sessions than this hardly log one at once.
+const HINTS_MAX: usize = 16;
 
 const PARAMETER_CHANGE: u8 = 0x60;
 const FPI_FOR_HINT: u8 = 0xa0;

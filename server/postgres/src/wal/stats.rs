@@ -100,3 +100,89 @@ impl WalStats {
         relations
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use engine::types::Lsn;
+
+    use super::*;
+    use crate::wal::{RecordScratch, WalVersion};
+
+    /// A record of `manager` with one block of `relation`: an image of `image_bytes` if there are any, and data.
+    fn record(manager: ResourceManager, info: u8, number: u32, image_bytes: u16) -> Vec<u8> {
+        let data = [7; 10];
+        let mut bytes = vec![0; 24];
+        bytes[16..18].copy_from_slice(&[info, manager.0]);
+        let flags = if image_bytes > 0 { 0x30 } else { 0x20 };
+        bytes.extend([0, flags, 10, 0]);
+        if image_bytes > 0 {
+            // Length, where the hole is, and that there is one.
+            let hole_at = 24u16;
+            bytes.extend(image_bytes.to_le_bytes());
+            bytes.extend(hole_at.to_le_bytes());
+            bytes.push(1);
+        }
+        for word in [1663, 5, number, 0] {
+            bytes.extend(u32::to_le_bytes(word));
+        }
+        bytes.extend([255, 3]);
+        bytes.extend(vec![9; usize::from(image_bytes)]);
+        bytes.extend(data);
+        bytes.extend([1, 2, 3]);
+        let total = u32::try_from(bytes.len()).expect("short");
+        bytes[..4].copy_from_slice(&total.to_le_bytes());
+        bytes
+    }
+
+    fn observe(stats: &mut WalStats, bytes: &[u8]) {
+        let mut scratch = RecordScratch::new();
+        let record = Record::parse(WalVersion::V16, Lsn(8), Lsn(16), bytes, &mut scratch);
+        stats.observe(&record.expect("well formed"));
+    }
+
+    #[test]
+    fn bytes_are_of_records_kinds_and_relations() {
+        let mut stats = WalStats::default();
+        let (heap, btree) = (ResourceManager::HEAP, ResourceManager::BTREE);
+        let insert = record(heap, 0, 100, 0);
+        let with_image = record(heap, 0, 100, 500);
+        let delete = record(heap, 0x10, 200, 0);
+        let leaf = record(btree, 0, 200, 300);
+        let strange = record(ResourceManager(200), 0, 300, 0);
+        let all = [&insert, &with_image, &delete, &leaf, &strange];
+        for bytes in all {
+            observe(&mut stats, bytes);
+        }
+        let length = |bytes: &[u8]| bytes.len() as u64;
+        let total = stats.total();
+        assert_eq!(
+            (total.records, total.images, total.image_bytes),
+            (5, 2, 800)
+        );
+        assert_eq!(
+            total.bytes,
+            all.iter().map(|bytes| length(bytes)).sum::<u64>()
+        );
+
+        let kinds: Vec<_> = stats.kinds().collect();
+        let expected = WalVolume {
+            records: 2,
+            bytes: length(&insert) + length(&with_image),
+            images: 1,
+            image_bytes: 500,
+        };
+        assert!(kinds.contains(&(heap, "INSERT", expected)), "{kinds:?}");
+        let names: Vec<_> = kinds.iter().map(|(_, name, _)| *name).collect();
+        assert_eq!(names, ["DELETE", "INSERT", "INSERT_LEAF", "unknown"]);
+        let managers = stats.managers();
+        assert_eq!((managers[&heap].records, managers[&btree].records), (3, 1));
+
+        // Data of ten bytes each, and images; the one with the most comes first.
+        let relations: Vec<_> = stats
+            .relations()
+            .into_iter()
+            .map(|(relation, volume)| (relation.number, volume.records, volume.bytes))
+            .collect();
+        assert_eq!(relations, [(100, 2, 520), (200, 2, 320), (300, 1, 10)]);
+    }
+}
