@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use harness::page_client::{Answer, Ask, Connection, LATEST, dial};
 use harness::server::{Server, Site};
@@ -197,3 +198,50 @@ fn cache_files_that_are_damaged_exchanged_or_of_another_server_cost_a_fetch_only
 }
 
 const SLOT_BYTES: usize = 256 << 10;
+
+/// A file system of its own on a file of `mib` MiB; unmounted on drop.
+struct SmallVolume(PathBuf);
+
+impl SmallVolume {
+    fn mount(site: &Site, mib: u64, at: PathBuf) -> SmallVolume {
+        let image = site.path("volume");
+        let file = fs::File::create(&image).expect("the volume's file");
+        file.set_len(mib << 20).expect("a sparse file");
+        fs::create_dir_all(&at).expect("a folder to mount on");
+        let run = |program: &str, arguments: &[&Path]| {
+            let status = Command::new(program).args(arguments).status();
+            assert!(status.expect("it is installed").success(), "{program}");
+        };
+        run("mkfs.ext4", &["-q".as_ref(), &image]);
+        run("mount", &["-o".as_ref(), "loop".as_ref(), &image, &at]);
+        SmallVolume(at)
+    }
+}
+
+impl Drop for SmallVolume {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg("-l").arg(&self.0).status();
+        if !status.is_ok_and(|status| status.success()) {
+            eprintln!("{} is still mounted", self.0.display());
+        }
+    }
+}
+
+#[test]
+fn with_a_full_disk_pages_are_served_without_caching() {
+    let small = Small::new(&[]);
+    let cache = small.site.data_dir().join("cache");
+    let volume = SmallVolume::mount(&small.site, 16, cache.clone());
+    let filled = fs::write(cache.join("filler"), vec![7; 32 << 20]);
+    let error = filled.expect_err("more than the volume has");
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    let server = small.site.serve();
+    for _ in 0..2 {
+        assert_eq!(errors_of_all_pages(&small, &server), Vec::<String>::new());
+    }
+    assert_eq!(server.metric("pageserver_cache_slots{"), 0);
+    let log = server.log();
+    assert!(log.contains("the cache stays smaller"), "{log}");
+    drop(server);
+    drop(volume);
+}
