@@ -29,6 +29,14 @@ pub(crate) fn run(run: &mut Run) {
     beside(run, CRASHES);
     clients.kill().expect("the clients are there");
     clients.wait().expect("they end");
+    let mut session = run.session();
+    let left = "select count(*) from pg_stat_activity where application_name = 'pgbench'";
+    let is_quiet = (0..600).any(|_| {
+        session.run("select pg_sleep(0.1)");
+        session.value(left) == "0"
+    });
+    assert!(is_quiet, "what the clients began goes on");
+    drop(session);
     file_number_again(run);
     run.session().run_each(&[
         "vacuum",

@@ -42,6 +42,16 @@ impl Forks {
         });
     }
 
+    /// There is no such fork.
+    pub(super) fn unload_size(&mut self, relation: Relation, fork: Fork) {
+        if let Some(forks) = self.sizes.get_mut(&relation) {
+            forks[usize::from(fork.number())] = None;
+            if forks.iter().all(Option::is_none) {
+                self.sizes.remove(&relation);
+            }
+        }
+    }
+
     /// As stored; behind the fork's size.
     pub(super) fn load_former(&mut self, relation: Relation, fork: Fork, former: FormerBlocks) {
         if let Some(known) = self.slot(relation, fork) {

@@ -1,5 +1,7 @@
 //! What has to be known of a cluster to tell what a record touches.
 
+use std::collections::HashSet;
+
 use super::control::Control;
 use super::forks::Forks;
 use super::slru::Slrus;
@@ -20,6 +22,8 @@ pub struct ClusterState {
     pub(super) has_data_checksums: bool,
     pub(super) hint_bits_logged: bool,
     pub(super) delta_scratch: DeltaScratch,
+    /// Directories (database, tablespace) that began as copies, with what they began with.
+    copies: HashSet<(u32, u32)>,
 }
 
 /// A value that can't be taken into the state.
@@ -31,9 +35,9 @@ pub enum StateError {
     /// The control file.
     #[error(transparent)]
     ControlFile(#[from] ControlFileError),
-    /// A database that began as a copy: its relations are those of the original at that time, which has to be
-    /// loaded first.
-    #[error("database {database} in tablespace {tablespace} began as a copy, which is not loaded")]
+    /// A database that began as a copy: what it began with has to be loaded first, by
+    /// [`load_copy`](ClusterState::load_copy).
+    #[error("database {database} in tablespace {tablespace} began as a copy of what is not loaded")]
     Copy {
         /// The copy.
         database: u32,
@@ -53,15 +57,53 @@ impl ClusterState {
             has_data_checksums: false,
             hint_bits_logged: false,
             delta_scratch: DeltaScratch::new(),
+            copies: HashSet::new(),
         }
+    }
+
+    /// Takes over what a directory (database, tablespace) began with that is a copy: the stored values of the original's keys
+    /// as of the copy's [beginning](DatabaseBeginning), of which only those of forks matter. Before
+    /// [`load`](Self::load) is given what the copy has of its own.
+    /// # Errors
+    /// A value that does not decode.
+    pub fn load_copy<'v>(
+        &mut self,
+        copy: (u32, u32),
+        original: impl IntoIterator<Item = (PostgresKey, &'v [u8])>,
+    ) -> Result<(), StateError> {
+        self.copies.insert(copy);
+        let copied = |relation: Relation| Relation {
+            database: copy.0,
+            tablespace: copy.1,
+            ..relation
+        };
+        for (key, value) in original {
+            match key {
+                PostgresKey::RelationSize { relation, fork } => {
+                    let relation = copied(relation);
+                    self.load(PostgresKey::RelationSize { relation, fork }, value)?;
+                }
+                PostgresKey::FormerBlocks { relation, fork } => {
+                    let relation = copied(relation);
+                    self.load(PostgresKey::FormerBlocks { relation, fork }, value)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Takes over a stored value: all keys at one LSN, in their order, but for pages and chunks, which are ignored.
     /// # Errors
-    /// A value that does not decode, or a database that began as a copy.
+    /// A value that does not decode, or a database that began as a copy of what is [not
+    /// loaded](Self::load_copy).
     pub fn load(&mut self, key: PostgresKey, value: &[u8]) -> Result<(), StateError> {
         if value.is_empty() {
-            return Ok(()); // gone
+            // Gone: also what a copy began with.
+            if let PostgresKey::RelationSize { relation, fork } = key {
+                self.forks.unload_size(relation, fork);
+            }
+            return Ok(());
         }
         match key {
             PostgresKey::RelationSize { relation, fork } => {
@@ -84,7 +126,8 @@ impl ClusterState {
                 database,
                 tablespace,
             } => {
-                if DatabaseBeginning::decode(value)?.copied_from.is_some() {
+                let is_copy = DatabaseBeginning::decode(value)?.copied_from.is_some();
+                if is_copy && !self.copies.contains(&(database, tablespace)) {
                     return Err(StateError::Copy {
                         database,
                         tablespace,
