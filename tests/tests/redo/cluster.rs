@@ -84,6 +84,9 @@ impl Run {
         };
         if mode == Mode::Deltas {
             run.age();
+            // In the last pages of a segment each: what comes goes on in others, and these can be cut off.
+            let data = run.cluster.data_directory();
+            surgery::set_next_multixact(&data, 4 * 65_536 - 2_048, 5 * 52_352 - 1_636);
         }
         run.begin_state();
         run.backup = Some(Backup::of(&run.cluster));

@@ -97,7 +97,7 @@ const CHANGE_NOTHING: [(&str, &str); 16] = [
 ];
 
 /// Kinds without whose records the files at the end would be the same: name and reason.
-const UNNOTICED: [(&str, &str); 6] = [
+const UNNOTICED: [(&str, &str); 5] = [
     (
         "CLOG ZEROPAGE",
         "the first end of a transaction on the page makes it too",
@@ -113,10 +113,6 @@ const UNNOTICED: [(&str, &str); 6] = [
     (
         "MultiXact ZERO_MEM_PAGE",
         "the first set of transactions on the page makes it too",
-    ),
-    (
-        "MultiXact TRUNCATE_ID",
-        "checkpoints name the oldest too, and it takes 65,536 to fill a segment",
     ),
     (
         "Storage TRUNCATE",

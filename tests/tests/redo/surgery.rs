@@ -22,6 +22,16 @@ pub(crate) fn set_next_oid(data: &Path, next_oid: u32) {
     set_in_checkpoint(data, NEXT_OID_AT, &next_oid.to_le_bytes());
 }
 
+/// Makes `next` the next multixact and `next_offset` that of its members, as `pg_resetwal -m -O` does. Both have to be the
+/// first of a page, which the server then makes.
+///
+/// # Panics
+/// The cluster was not shut down.
+pub(crate) fn set_next_multixact(data: &Path, next: u32, next_offset: u32) {
+    let fields = [next.to_le_bytes(), next_offset.to_le_bytes()].concat();
+    set_in_checkpoint(data, NEXT_MULTIXACT_AT, &fields);
+}
+
 /// Changes the shutdown checkpoint's record and the control file's copy of it.
 fn set_in_checkpoint(data: &Path, at_field: usize, value: &[u8]) {
     let path = data.join("global/pg_control");
@@ -102,3 +112,5 @@ const CHECKPOINT_AT: usize = 40;
 /// In a checkpoint.
 const NEXT_XID_AT: usize = 24;
 const NEXT_OID_AT: usize = 32;
+/// The offset is behind it.
+const NEXT_MULTIXACT_AT: usize = 36;
