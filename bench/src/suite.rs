@@ -1,6 +1,7 @@
 //! Everything the project wants to reach, measured: the data is made, engine and server are started, and each
 //! figure's subjects take turns with their baselines.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::access::Access;
@@ -10,7 +11,7 @@ use crate::counters::{Counters, Used};
 use crate::dataset::{Dataset, Place};
 use crate::device::{self, DeviceLoad};
 use crate::embedded::{Embedded, EmbeddedConfig, EngineLoad};
-use crate::error::Result;
+use crate::error::{Doing, Result};
 use crate::goals::{
     DEPTHS, DEVICE, DEVICE_GROUP, ENGINE, ENGINE_COMPRESSIBLE_GROUP, ENGINE_DISK_GROUP,
     ENGINE_RAM_GROUP, FIO, MISS_GROUP, PAGES_CROSS_GROUP, PAGES_DISK_GROUP, PAGES_RAM_GROUP,
@@ -224,10 +225,24 @@ impl<'a> Suite<'a> {
         }
     }
 
+    /// The device's file and the files of a cache, each read through once before they are compared.
+    fn read_through(&self, cache: &Path) -> Result<()> {
+        device::read_through(&self.place.device)?;
+        let doing = || format!("list {}", cache.display());
+        for entry in std::fs::read_dir(cache).doing(doing)? {
+            let entry = entry.doing(doing)?;
+            if entry.file_name().to_string_lossy().starts_with("slots-") {
+                device::read_through(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     fn engine_from_disk(&mut self, data: Dataset, group: &str) -> Result<()> {
         let engine = Embedded::start(&self.place, data, self.embedded_config())?;
         tracing::info!("{group}: reading every page once");
         engine.warm(data.pages)?;
+        self.read_through(&self.place.embedded)?;
         for depth in DEPTHS {
             let (device_load, load) = (self.device_load(depth), self.engine_load(depth));
             let (file, shape) = (self.place.device.clone(), depth.to_string());
@@ -286,6 +301,7 @@ impl<'a> Suite<'a> {
         let server = ServerProcess::start(&self.place, self.data, config)?;
         tracing::info!("server: reading every page once");
         server.warm(self.data)?;
+        self.read_through(&self.place.served.join("cache"))?;
         let keyspace = self.data.keyspace();
         for (group, locality) in [
             (PAGES_DISK_GROUP, Locality::Any),
