@@ -265,7 +265,7 @@ impl Engine {
         joins.iter().any(CoreHandle::is_finished)
     }
 
-    /// Stops the cores: what runs on them is dropped, the cache's index is saved. Blocks until they have ended.
+    /// Stops the cores: tasks still at work on them get no further, the cache's index is saved. Blocks until they have ended.
     /// # Errors
     /// The first core that panicked.
     pub fn stop(&self) -> Result<(), CoreError> {

@@ -8,7 +8,7 @@
 //!
 //! Memory per core: 16 KiB for each of `read_buffers`, registered with the ring; 128 KiB of the rings; and 2 MiB of stack, of
 //! which little is touched. Registered memory counts against `RLIMIT_MEMLOCK` for users without `CAP_IPC_LOCK`; beyond
-//! the limit a warning is logged and reads go on without registration.
+//! the limit a warning is logged and reads go on without registration. glommio itself needs 512 KiB per core.
 
 use std::any::Any;
 use std::io;
@@ -57,7 +57,9 @@ pub enum CoreError {
         source: io::Error,
     },
     /// The rings or the pinning did not work out: locked memory, kernel, CPU number.
-    #[error("core {name}: set up the executor: {reason}")]
+    #[error(
+        "core {name}: set up the executor (io_uring of Linux 6.1 or later, 512 KiB of locked memory): {reason}"
+    )]
     SetUp {
         /// The core's name.
         name: String,
@@ -161,8 +163,9 @@ where
     Ok(CoreHandle { name, thread })
 }
 
-/// What a core's thread runs. Also when a task panicked the tasks go first, and then the ring: what they wait for is theirs
-/// until then, and nobody may be woken any more once they are gone.
+/// What a core's thread runs. Also when a task panicked the executor goes first, and then the ring. glommio drops only tasks
+/// that are ready to run: one that waits stays in memory, with what it holds, until the process ends. What it waits for on
+/// the ring is cancelled; its waker reaches nobody any more.
 struct Running {
     executor: LocalExecutor,
     _ring: ShutOnDrop,

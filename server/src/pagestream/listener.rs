@@ -199,6 +199,10 @@ impl PageService {
         }
         accepting.cancel().await;
         welcoming.cancel().await;
+        // Another core may still hand connections over: it keeps what it cannot, and those under way are hung up.
+        let (_, handed_over) = &self.cores[number].handed_over;
+        handed_over.close();
+        while handed_over.try_recv().is_ok() {}
         watch.drain();
         while watch.connections() > 0 {
             sleep_on_core(DRAIN_POLL).await;

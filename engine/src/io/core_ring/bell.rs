@@ -125,7 +125,8 @@ struct TaskWaker {
 
 impl TaskWaker {
     fn wake_at_home(&self) {
-        self.queued.store(false, Ordering::Release);
+        // Read and written as one: whoever still finds it queued has then made its change before the poll that follows.
+        self.queued.swap(false, Ordering::AcqRel);
         self.glommio.wake_by_ref();
     }
 

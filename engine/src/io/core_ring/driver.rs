@@ -53,7 +53,7 @@ impl Driver {
             return Poll::Ready(());
         }
         let mut woke = Self::land(ring) | ring.bell.wake_tasks();
-        let (due, mut next_due) = ring.wake_sleepers();
+        let (due, next_due) = ring.wake_sleepers();
         woke |= due;
         let ran = std::mem::replace(&mut self.activity_seen, bell::activity()) != bell::activity();
         if woke || ran {
@@ -68,9 +68,10 @@ impl Driver {
             return Poll::Pending;
         }
         self.turns_held = 0;
-        if !self.spin_for_work() {
-            let limit = next_due.take().map_or(IDLE_MAX, |due| due.min(IDLE_MAX));
-            let began = ring.since_origin();
+        let began = ring.since_origin();
+        let limit = next_due.map_or(IDLE_MAX, |due| due.min(IDLE_MAX));
+        if !self.spin_for_work(limit) {
+            let limit = limit.saturating_sub(ring.since_origin() - began);
             if ring.bell.lie_down() {
                 ring.enter(1, Some(limit));
                 ring.bell.get_up();
@@ -95,12 +96,13 @@ impl Driver {
         any
     }
 
-    /// Waits a little without sleeping; says whether there is something to do.
-    fn spin_for_work(&self) -> bool {
+    /// Waits a little without sleeping, no longer than `limit`; says whether there is something to do.
+    fn spin_for_work(&self, limit: Duration) -> bool {
         let ring = &*self.ring;
-        if self.spin.is_zero() {
+        if self.spin.is_zero() || !ring.is_busy() {
             return false;
         }
+        let spin = self.spin.min(limit);
         if ring.queued() > 0 {
             ring.enter(0, None);
         }
@@ -113,7 +115,7 @@ impl Driver {
                 ring.enter(0, None);
                 return true;
             }
-            if began.elapsed() >= self.spin {
+            if began.elapsed() >= spin {
                 return false;
             }
             std::hint::spin_loop();

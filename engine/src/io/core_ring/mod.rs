@@ -103,12 +103,23 @@ impl CoreRing {
     }
 
     /// Cancels what is under way, waits until the kernel holds nothing of ours, and forgets the ring. To be called when
-    /// the core's tasks are gone.
+    /// the core's executor is gone: nobody is polled any more. If the kernel keeps something for [`SHUT_MAX`] the
+    /// memory is left to it.
     pub(super) fn shut(self: Rc<Self>) {
         CURRENT.set(None);
         // After a panic nobody else has said so: the bell must not be hung up again.
         self.stopped.set(true);
+        let began = self.since_origin();
         while self.slots.borrow().flying > 0 {
+            if self.since_origin() - began > SHUT_MAX {
+                let flying = self.slots.borrow().flying;
+                tracing::error!(
+                    flying,
+                    "the kernel does not give back what it was asked for"
+                );
+                std::mem::forget(self);
+                return;
+            }
             let all = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build();
             self.push(all.user_data(IGNORED));
             self.enter(1, Some(SHUT_POLL));
@@ -240,6 +251,11 @@ impl CoreRing {
             }
             backlog.pop_front();
         }
+    }
+
+    /// Whether operations other than the bell's are under way.
+    fn is_busy(&self) -> bool {
+        self.slots.borrow().flying > 1
     }
 
     /// Entries that wait to be submitted.
@@ -555,7 +571,9 @@ impl Drop for Operation {
 /// The buffers of reads: one run of memory, registered with the ring as one, and a place for the bell behind them.
 struct Pool {
     start: *mut u8,
-    memory: AlignedBuffer,
+    len_bytes: usize,
+    /// Owns the bytes. Not looked at: the kernel writes into them.
+    _memory: AlignedBuffer,
     registered: Cell<bool>,
     free: RefCell<Vec<u32>>,
 }
@@ -566,7 +584,8 @@ impl Pool {
         let count = u32::try_from(buffers).expect("buffers are few");
         Pool {
             start: memory.as_mut_ptr(),
-            memory,
+            len_bytes: memory.len(),
+            _memory: memory,
             registered: Cell::new(false),
             free: RefCell::new((0..count).rev().collect()),
         }
@@ -575,13 +594,13 @@ impl Pool {
     fn area(&self) -> libc::iovec {
         libc::iovec {
             iov_base: self.start.cast(),
-            iov_len: self.memory.len(),
+            iov_len: self.len_bytes,
         }
     }
 
     fn bell_place(&self) -> *mut u8 {
         // SAFETY: the last `BELL_BYTES` of the memory are the bell's.
-        unsafe { self.start.add(self.memory.len() - BELL_BYTES) }
+        unsafe { self.start.add(self.len_bytes - BELL_BYTES) }
     }
 }
 
@@ -688,6 +707,8 @@ const COMPLETIONS: u32 = 4096;
 /// Completions of nobody: cancellations.
 const IGNORED: u64 = u64::MAX;
 const BELL: u64 = u64::MAX - 1;
+/// Longest wait for cancelled operations when a core ends. A device that hangs for so long is broken.
+const SHUT_MAX: Duration = Duration::from_secs(10);
 const SHUT_POLL: Duration = Duration::from_millis(20);
 /// `IORING_RECVSEND_POLL_FIRST` of the kernel's interface.
 const POLL_FIRST: u16 = 1;
