@@ -96,7 +96,7 @@ pub(crate) fn run(path: &Path, load: DeviceLoad) -> Result<Measured> {
     })
 }
 
-/// Reads a file through once, in order. What lies below the device (the page cache of a host, a faster tier) has then seen all of
+/// Reads a file through once, in order, but for a last piece below a MiB. What lies below the device (the page cache of a host, a faster tier) has then seen all of
 /// it, as it has the file it is compared with: without that, a cache that was just written came out twelve times slower
 /// than a device file which had been read before.
 ///
