@@ -46,10 +46,10 @@ enum WalCommand {
     Verify {
         #[command(flatten)]
         source: Source,
-        /// The cluster has data checksums [default: as the control file beside pg_wal says].
+        /// The cluster has data checksums [default: as the control file beside pg_wal says, or the server].
         #[arg(long, value_name = "BOOL")]
         data_checksums: Option<bool>,
-        /// The cluster had wal_log_hints where the WAL begins [default: as the control file says].
+        /// The cluster had wal_log_hints where the WAL begins [default: as the control file says, or the server].
         #[arg(long, value_name = "BOOL")]
         wal_log_hints: Option<bool>,
         /// The result as JSON.
