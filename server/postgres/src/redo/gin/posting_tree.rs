@@ -52,9 +52,10 @@ pub(super) fn recompress(page: &mut PageMut<'_>, data: &[u8]) -> Result<(), Redo
         page: content(page)?,
         bytes: 0,
     };
-    let mut list_number = 0;
+    // A page has room for more lists than the record's numbers can name: those behind come along unchanged.
+    let mut list_number = 0u16;
     for _ in 0..actions {
-        let (for_list, action) = (fields.u8()?, fields.u8()?);
+        let (for_list, action) = (u16::from(fields.u8()?), fields.u8()?);
         if for_list < list_number {
             return Err(RedoError::Record {
                 what: "posting list passed already, number",

@@ -161,6 +161,18 @@ fn every_change_of_a_leaf_leaves_the_other_lists_as_they_are() {
 }
 
 #[test]
+fn a_leaf_with_more_lists_than_a_record_can_number_keeps_those_behind() {
+    let lists: Vec<_> = (1..=300).map(|block| list(&[(block, 1)])).collect();
+    let mut rest = lists.clone();
+    rest.remove(255);
+    assert_eq!(
+        recompressed(&mut leaf(&lists), &[&[255, 1]]),
+        Ok(rest.concat())
+    );
+    assert!(recompressed(&mut leaf(&lists), &[&[255, 1], &[255, 1]]).is_err());
+}
+
+#[test]
 fn a_leaf_without_compression_is_compressed_first() {
     let old = [(1, 1), (1, 7), (4, 2)];
     let mut page = Box::new([0; PAGE_BYTES]);
