@@ -134,7 +134,7 @@ pub(crate) struct SuiteOptions {
     /// Scale of pgbench's tables for imports; 0 leaves imports out.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub(crate) scale: u32,
-    /// Microseconds that the embedded engine's core spins for a completion before it sleeps.
+    /// Microseconds that a core of the engine or the server, whose device is at work, spins before it sleeps.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1_000))]
     pub(crate) spin_us: u64,
     #[command(flatten)]

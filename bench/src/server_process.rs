@@ -35,6 +35,8 @@ pub(crate) struct ServerConfig {
     pub(crate) cache_bytes: u64,
     /// RAM tier of all cores together.
     pub(crate) ram_bytes: u64,
+    /// Microseconds that a core spins before it sleeps.
+    pub(crate) spin_us: u64,
 }
 
 /// A running server; told to stop, then killed, when dropped.
@@ -167,13 +169,14 @@ fn write_config(place: &Place, config: ServerConfig) -> Result<PathBuf> {
         "[pages]\nlisten = \"127.0.0.1:{FIRST_PORT}\"\nport_per_core = true\n\
          [admin]\nlisten = \"127.0.0.1:{}\"\n\
          [store]\nurl = {}\n[keys]\nkeyring = {}\n\
-         [cache]\nsize = \"{}B\"\nram = \"{}B\"\n[runtime]\ncores = {}\n",
+         [cache]\nsize = \"{}B\"\nram = \"{}B\"\n[runtime]\ncores = {}\nspin = \"{}us\"\n",
         FIRST_PORT - 1,
         format_args!("\"file://{}\"", place.objects.display()),
         quoted(&place.keyring),
         config.cache_bytes,
         config.ram_bytes,
         config.cores,
+        config.spin_us,
     );
     let file = place.served.join("bench.toml");
     fs::write(&file, text).doing(|| format!("write {}", file.display()))?;

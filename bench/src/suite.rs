@@ -297,6 +297,7 @@ impl<'a> Suite<'a> {
             cores: CORES,
             cache_bytes: self.cache_bytes(),
             ram_bytes: 0,
+            spin_us: self.options.spin_us,
         };
         let server = ServerProcess::start(&self.place, self.data, config)?;
         tracing::info!("server: reading every page once");

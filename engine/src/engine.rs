@@ -48,7 +48,8 @@ pub struct EngineConfig {
     pub shard: ShardConfig,
     /// The cache on disk.
     pub cache: CacheConfig,
-    /// How long a core spins before it sleeps. Range 0..=1 ms. Default 0.
+    /// How long a core whose device is at work spins before it sleeps, where its last wait was as short. Range 0..=1 ms.
+    /// Default 0.
     pub spin: Duration,
 }
 

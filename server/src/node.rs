@@ -63,6 +63,7 @@ pub fn engine_config(config: &Config, data_dir: &DataDir) -> EngineConfig {
     if config.runtime.cores > 0 {
         settings.cores = usize::try_from(config.runtime.cores).expect("validated: at most 256");
     }
+    settings.spin = config.runtime.spin.0;
     let ram_bytes = usize::try_from(config.cache.ram.0).expect("validated: at most 1 TiB");
     settings.cache = EngineCacheConfig {
         cache_bytes: config.cache.size.0,

@@ -220,14 +220,14 @@ impl<D: Disk> ShardCache<D> {
         self.0.table.borrow_mut().abandon(ticket.position);
     }
 
-    /// Forgets an extent whose block did not open; the slot is free when its last reader is gone. Counts, and logs:
-    /// whoever asks again gets a miss.
-    pub fn drop_doubtful(&self, id: &ExtentId) {
+    /// Forgets an extent whose block did not open; the slot is free when its last reader is gone. Counts, and logs, once for
+    /// all who read it at the time: whoever asks again gets a miss.
+    pub fn drop_doubtful(&self, id: &ExtentId, doubt: &dyn fmt::Display) {
         if self.0.table.borrow_mut().drop_extent(id) {
             self.0.doubtful.set(self.0.doubtful.get() + 1);
             warn!(
                 tenant = %id.tenant, branch = %id.object.branch, epoch = id.object.epoch,
-                sequence = id.object.sequence, extent = id.extent_no,
+                sequence = id.object.sequence, extent = id.extent_no, %doubt,
                 "a cached extent does not open: it is fetched again"
             );
         }

@@ -105,7 +105,7 @@ impl Server {
             if read.is_ok_and(|bytes| bytes[..] == content(number)) {
                 return true;
             }
-            cache.drop_doubtful(&id(number));
+            cache.drop_doubtful(&id(number), &"a test");
         }
         if let Some(ticket) = cache.reserve(id(number), partition(number), 1000) {
             self.write(&ticket, number);

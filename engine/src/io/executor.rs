@@ -28,7 +28,7 @@ pub struct CoreConfig {
     pub name: String,
     /// The CPU to be pinned to; `None` leaves it to the scheduler (tests).
     pub cpu: Option<usize>,
-    /// How long the core spins for work before it sleeps. Zero never spins. Default zero.
+    /// How long the core spins for its device before it sleeps. Zero never spins. Default zero.
     pub spin: Duration,
     /// Buffers of 16 KiB registered for reads; more reads at once allocate. Range 1..=4096. Default 128.
     pub read_buffers: usize,

@@ -1,8 +1,9 @@
 //! TCP through the ring of a core: listeners that share a port, and streams whose `recv` and `send` are the ring's.
 //!
 //! A stream owns the buffers that the kernel reads and writes: what is received waits in one until it is asked for, what is
-//! written is copied into the other and on its way at once; `poll_flush` waits until the kernel has all of it. While a
-//! receive is under way its buffer is the ring's; dropping the stream cancels it.
+//! written is copied into the other and on its way at once, or is handed over with its buffer
+//! ([`TcpStream::poll_send`]); `poll_flush` waits until the kernel has all of it. While a receive is under way its buffer is
+//! the ring's; dropping the stream cancels it.
 //!
 //! Sockets are blocking ones: on others the ring would answer "try again" instead of waiting.
 
@@ -110,6 +111,22 @@ impl TcpStream {
             },
             outbound: Outbound::Idle(Vec::new()),
         }
+    }
+
+    /// Sends all of `bytes` without copying them, and leaves an empty buffer in their place, with as much room. Ready as soon
+    /// as they are on their way, which is when the kernel has taken what was sent before; `poll_flush` tells when it has
+    /// these.
+    ///
+    /// # Errors
+    /// What the system said of what was sent before.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &mut Vec<u8>) -> Poll<io::Result<()>> {
+        let mut buffer = ready!(self.poll_sent(cx))?;
+        // Once per connection: from then on both have it.
+        buffer.reserve(bytes.capacity());
+        std::mem::swap(&mut buffer, bytes);
+        let send = self.ring.send(&self.socket, buffer, 0);
+        self.outbound = Outbound::Sending(send, 0);
+        Poll::Ready(Ok(()))
     }
 
     /// Waits until the kernel has taken all that is on its way, and gives the buffer back.

@@ -169,8 +169,7 @@ impl<P: Platform> ShardState<P> {
             match self.read_cached(&slot, known, wanted, page).await {
                 Ok(found) => return Ok(found),
                 Err(doubt) => {
-                    tracing::warn!(extent = ?id, %doubt, "cached extent dropped");
-                    self.cache.drop_doubtful(&id);
+                    self.cache.drop_doubtful(&id, &doubt);
                     self.directories.borrow_mut().remove(&id);
                 }
             }

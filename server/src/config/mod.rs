@@ -176,6 +176,8 @@ pub struct RuntimeConfig {
     pub cores: u32,
     /// Threads that stream misses from the object store. Range 1..=16.
     pub store_threads: u32,
+    /// How long a core whose device is at work looks for it before it sleeps. Range 0us..=1ms.
+    pub spin: Span,
     /// Longest time from SIGTERM to the end. Range 1s..=10m.
     pub stop_timeout: Span,
 }
@@ -185,6 +187,7 @@ impl Default for RuntimeConfig {
         RuntimeConfig {
             cores: 0,
             store_threads: 1,
+            spin: Span(Duration::ZERO),
             stop_timeout: Span(Duration::from_secs(9)),
         }
     }
@@ -290,6 +293,7 @@ impl Config {
         problems.size("cache.ram", self.cache.ram, 0, 1 << 40);
         problems.number("runtime.cores", self.runtime.cores, 0, 256);
         problems.number("runtime.store_threads", self.runtime.store_threads, 1, 16);
+        problems.span("runtime.spin", self.runtime.spin, "0us", "1ms");
         problems.span(
             "runtime.stop_timeout",
             self.runtime.stop_timeout,

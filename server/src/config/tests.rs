@@ -74,6 +74,7 @@ fn all_problems_are_told_at_once_with_value_and_range() {
         [cache]
         size = "1MiB"
         [runtime]
+        spin = "2ms"
         stop_timeout = "1h"
         [store]
         url = "no url"
@@ -88,6 +89,7 @@ fn all_problems_are_told_at_once_with_value_and_range() {
         "pages.access = incomplete",
         "admin.access.tls_key",
         "cache.size = 1MiB: must be 16MiB..=64TiB",
+        "runtime.spin = 2ms: must be 0us..=1ms",
         "runtime.stop_timeout = 1h: must be 1s..=10m",
         "store.url = no url",
         "log.filter = engine=loud",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::io::glommio_clock::GlommioClock;
-use futures_util::{AsyncRead, AsyncWrite};
+use futures_util::AsyncWriteExt;
 
 use super::codec;
 use super::counters::FrontendCounters;
@@ -21,6 +21,7 @@ use super::patience::{Deadline, Ended, Patience};
 use super::session::{self, Pagestream, Session};
 use super::startup::{self, Access, Startup};
 use super::stream::{PageStream, StreamEnd};
+use super::transport::Transport;
 use crate::catalog::{self, ServerCatalog};
 use crate::shards::{Core, ErrorKind};
 
@@ -83,7 +84,7 @@ pub(super) async fn serve<S>(
     permit: ConnectionPermit,
 ) -> Result<(), ConnectionError>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Transport,
 {
     let mut startup = Startup::new(context.access.clone());
     // One for all that comes before the session, however many pieces it comes in.
@@ -130,7 +131,7 @@ pub(super) struct Wire<'a, S> {
 
 impl<'a, S> Wire<'a, S>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Transport,
 {
     fn new(stream: &'a mut S, context: &'a CoreContext, patience: &'a Patience) -> Self {
         // Room for the longest frame, and for a full window of requests to come in one read.
@@ -283,11 +284,22 @@ where
         Ok(patience.within(limit, self.send()).await??)
     }
 
+    /// Puts all output on its way, and waits no longer than until the client has taken what was sent before.
+    pub(super) async fn post(&mut self) -> Result<(), ConnectionError> {
+        let (patience, limit) = (self.patience, self.context.settings.write_timeout);
+        Ok(patience.within(limit, self.start_sending()).await??)
+    }
+
     async fn send(&mut self) -> io::Result<()> {
+        self.start_sending().await?;
+        self.stream.flush().await
+    }
+
+    async fn start_sending(&mut self) -> io::Result<()> {
         if self.out.bytes.is_empty() {
             return Ok(());
         }
-        let sent = self.out.send(self.stream).await?;
+        let sent = self.out.post(self.stream).await?;
         let counters = &self.context.counters;
         counters.batches_written.add(1);
         counters

@@ -1,8 +1,8 @@
 //! The pagestream frontend: the protocol that existing computes and load generators speak to a pageserver.
 //!
 //! In the order in which a connection passes them: `listener` accepts it, `startup` opens the session, `session` reads
-//! commands, `connection` runs the pagestream itself with `codec`'s messages in `frames`; `limits` bounds all of it and
-//! `patience` ends what takes too long.
+//! commands, `connection` and `stream` run the pagestream itself with `codec`'s messages in `frames`, through a `transport` with
+//! TLS or without; `limits` bounds all of it and `patience` ends what takes too long.
 
 mod answers;
 pub mod codec;
@@ -19,3 +19,4 @@ mod patience;
 pub mod session;
 pub mod startup;
 mod stream;
+mod transport;

@@ -1,8 +1,9 @@
 //! What a connection has to send: answers are appended, and go out as many at once as there are.
 
+use std::future::poll_fn;
 use std::io;
 
-use futures_util::{AsyncWrite, AsyncWriteExt};
+use super::transport::Transport;
 
 /// Bytes for the client.
 #[derive(Debug, Default)]
@@ -20,24 +21,20 @@ impl Outbox {
         self.sending
     }
 
-    /// Sends everything and says how many bytes that was.
+    /// Puts everything on its way and says how many bytes that was. It waits until the client has made room for what was
+    /// posted before, no longer: `flush` of the stream tells when the kernel has all of it.
     ///
     /// # Cancellation
     /// Dropping the future cuts the outbox off: see [`is_cut_off`](Self::is_cut_off).
     /// # Panics
     /// If it is cut off.
-    pub(super) async fn send<S: AsyncWrite + Unpin>(
-        &mut self,
-        stream: &mut S,
-    ) -> io::Result<usize> {
+    pub(super) async fn post<S: Transport>(&mut self, stream: &mut S) -> io::Result<usize> {
         assert!(!self.sending, "nothing follows a write that was given up");
+        let posted = self.bytes.len();
         self.sending = true;
-        stream.write_all(&self.bytes).await?;
-        stream.flush().await?;
+        poll_fn(|cx| stream.poll_send(cx, &mut self.bytes)).await?;
         self.sending = false;
-        let sent = self.bytes.len();
-        self.bytes.clear();
-        Ok(sent)
+        Ok(posted)
     }
 }
 
@@ -47,7 +44,9 @@ mod tests {
     use std::task::{Context, Poll};
 
     use futures_util::task::noop_waker;
+    use futures_util::{AsyncRead, AsyncWrite};
 
+    use super::super::transport::poll_write_all;
     use super::*;
 
     /// Takes `room` bytes and then none.
@@ -80,6 +79,22 @@ mod tests {
         }
     }
 
+    impl AsyncRead for Slow {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            unreachable!("nothing is read here")
+        }
+    }
+
+    impl Transport for Slow {
+        fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &mut Vec<u8>) -> Poll<io::Result<()>> {
+            poll_write_all(self, cx, bytes)
+        }
+    }
+
     #[test]
     fn a_write_that_is_given_up_cuts_the_outbox_off() {
         let waker = noop_waker();
@@ -91,14 +106,14 @@ mod tests {
         let mut out = Outbox::default();
         out.bytes.extend_from_slice(b"whole");
         {
-            let mut sending = pin!(out.send(&mut stream));
+            let mut sending = pin!(out.post(&mut stream));
             let sent = sending.as_mut().poll(&mut cx);
             assert!(matches!(sent, Poll::Ready(Ok(5))));
         }
         assert!(!out.is_cut_off() && out.bytes.is_empty());
         out.bytes.extend_from_slice(b"halved");
         {
-            let mut sending = pin!(out.send(&mut stream));
+            let mut sending = pin!(out.post(&mut stream));
             assert!(sending.as_mut().poll(&mut cx).is_pending());
         }
         assert!(out.is_cut_off());

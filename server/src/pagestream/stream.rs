@@ -17,7 +17,6 @@ use std::task::Poll;
 use engine::io::clock::{Clock, Moment};
 use engine::types::{Lsn, TenantId};
 use futures_util::future::{Either, select};
-use futures_util::{AsyncRead, AsyncWrite};
 
 use super::answers::{self, Found, Reader, RequestError};
 use super::codec::{self, Ask, Echo, Request, Version};
@@ -26,6 +25,7 @@ use super::frames;
 use super::limits::RequestShare;
 use super::lsn_rules::{self, ReadAt};
 use super::patience::{Deadline, Ended, Patience, TICK};
+use super::transport::Transport;
 use crate::shards::{Answer, BranchHandle, Reads};
 
 /// How a pagestream ended without an error.
@@ -111,13 +111,18 @@ impl PageStream {
         wire: &mut Wire<'_, S>,
     ) -> Result<StreamEnd, ConnectionError>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: Transport,
     {
         wire.out.bytes.reserve(OUT_BYTES_MAX);
         loop {
             let intake = self.take_requests(wire);
             self.answer_what_is_there(wire).await?;
-            wire.flush().await?;
+            if self.pending.is_empty() {
+                wire.flush().await?;
+            } else {
+                // There is more to do than to wait for the client.
+                wire.post().await?;
+            }
             if self.pending.is_empty()
                 && let Some(end) = &self.end
             {
@@ -230,7 +235,7 @@ impl PageStream {
         wire: &mut Wire<'_, S>,
     ) -> Result<(), ConnectionError>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: Transport,
     {
         while let Some(head) = self.pending.front_mut() {
             match head.turn {
@@ -258,13 +263,13 @@ impl PageStream {
                 }
                 Turn::Later(_) => {
                     // What comes now may take long, so what was answered goes out first.
-                    wire.flush().await?;
+                    wire.post().await?;
                     self.answer_late(wire).await;
                 }
                 Turn::Refused(_) => self.answer_late(wire).await,
             }
             if wire.out.bytes.len() >= OUT_BYTES_MAX {
-                wire.flush().await?;
+                wire.post().await?;
             }
         }
         Ok(())
@@ -335,7 +340,7 @@ impl PageStream {
         intake: Intake,
     ) -> Result<Event, ConnectionError>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: Transport,
     {
         let Wire {
             stream,

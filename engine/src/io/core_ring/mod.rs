@@ -253,9 +253,9 @@ impl CoreRing {
         }
     }
 
-    /// Whether operations other than the bell's are under way.
-    fn is_busy(&self) -> bool {
-        self.slots.borrow().flying > 1
+    /// Whether the device works for this core.
+    fn device_works(&self) -> bool {
+        self.slots.borrow().at_device > 0
     }
 
     /// Entries that wait to be submitted.
@@ -384,6 +384,8 @@ struct Slots {
     free: Vec<u32>,
     /// Operations that the kernel has or is about to get, the bell's included.
     flying: usize,
+    /// Those of them that read or write a device.
+    at_device: usize,
 }
 
 enum Slot {
@@ -417,6 +419,7 @@ enum Landing {
 impl Slots {
     fn take(&mut self, keep: Keep) -> u32 {
         self.flying += 1;
+        self.at_device += usize::from(keep.memory.is_of_device());
         let flying = Slot::Flying { keep, waker: None };
         if let Some(number) = self.free.pop() {
             self.all[number as usize] = flying;
@@ -431,6 +434,7 @@ impl Slots {
         let slot = &mut self.all[number as usize];
         match std::mem::replace(slot, Slot::Free) {
             Slot::Flying { keep, waker } => {
+                self.at_device -= usize::from(keep.memory.is_of_device());
                 let completed = Completed {
                     result: completion.result(),
                     flags: completion.flags(),
@@ -439,6 +443,7 @@ impl Slots {
                 Landing::Awaited(waker)
             }
             Slot::Abandoned { keep } => {
+                self.at_device -= usize::from(keep.memory.is_of_device());
                 self.free.push(number);
                 Landing::Abandoned(keep)
             }
@@ -461,6 +466,13 @@ pub(super) enum Memory {
     Bytes(Vec<u8>),
     /// The result is a new descriptor.
     Descriptor,
+}
+
+impl Memory {
+    /// Whether it is the memory of reads and writes of a device.
+    fn is_of_device(&self) -> bool {
+        matches!(self, Memory::Pooled(_) | Memory::Aligned(_))
+    }
 }
 
 impl Keep {
