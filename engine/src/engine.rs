@@ -206,8 +206,11 @@ impl Engine {
         for reported in ready {
             match reported.recv() {
                 Ok(outcome) => outcome?,
-                // Its thread has ended without a word: joining it tells why.
-                Err(std::sync::mpsc::RecvError) => engine.stop()?,
+                // The core ended before it could report: joining it tells why.
+                Err(std::sync::mpsc::RecvError) => {
+                    engine.stop()?;
+                    return Err(StartError::Stopped);
+                }
             }
         }
         Ok(engine)

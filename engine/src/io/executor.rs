@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
-use super::core_ring::{CoreRing, drive, tracked};
+use super::core_ring::{CoreRing, drive, kept, tracked};
 
 /// How one core's executor is set up.
 #[derive(Clone, Debug)]
@@ -137,12 +137,12 @@ where
                 executor,
                 _ring: ShutOnDrop(Some(Rc::clone(&ring))),
             };
-            let value = running.executor.run(async move {
-                glommio::spawn_local(drive(Rc::clone(&ring), config.spin)).detach();
+            let value = running.executor.run(kept(async move {
+                glommio::spawn_local(kept(drive(Rc::clone(&ring), config.spin))).detach();
                 let value = tracked(main()).await;
                 ring.stop();
                 value
-            });
+            }));
             Some(value)
         })
         .map_err(|source| CoreError::Thread {
@@ -163,15 +163,14 @@ where
     Ok(CoreHandle { name, thread })
 }
 
-/// What a core's thread runs. Also when a task panicked the executor goes first, and then the ring. glommio drops only tasks
-/// that are ready to run: one that waits stays in memory, with what it holds, until the process ends. What it waits for on
-/// the ring is cancelled; its waker reaches nobody any more.
+/// What a core's thread runs. Also when a task panicked the executor goes first, with the tasks that are ready to run, and
+/// then the ring, with those that wait: who waits for one of them from outside sees its channels close.
 struct Running {
     executor: LocalExecutor,
     _ring: ShutOnDrop,
 }
 
-/// Waits for the ring's operations.
+/// Ends the core's tasks, and waits for the ring's operations.
 struct ShutOnDrop(Option<Rc<CoreRing>>);
 
 impl Drop for ShutOnDrop {
@@ -213,7 +212,7 @@ mod tests {
 
     use super::*;
     use crate::io::clock::{Clock, Spawner};
-    use crate::io::glommio_clock::{GlommioClock, GlommioSpawner};
+    use crate::io::glommio_clock::{GlommioClock, GlommioSpawner, sleep_on_core, spawn_on_core};
 
     #[test]
     fn a_core_is_pinned_runs_tasks_and_hands_its_value_back() {
@@ -261,5 +260,49 @@ mod tests {
             Err(CoreError::Panicked { reason, .. }) => assert_eq!(reason, "on purpose"),
             other => panic!("a panic was lost: {other:?}"),
         }
+    }
+
+    #[test]
+    fn tasks_that_wait_are_dropped_with_their_core() {
+        // What a caller outside waits for is held by the main task, and by one more; a third panics or not.
+        for panics in [false, true] {
+            let (report, reported) = mpsc::sync_channel::<()>(2);
+            let core = start_core(CoreConfig::default(), async move || {
+                let another = report.clone();
+                GlommioSpawner.spawn(async move {
+                    std::future::pending::<()>().await;
+                    drop(another);
+                });
+                GlommioSpawner.spawn(async move {
+                    assert!(!panics, "on purpose");
+                });
+                sleep_on_core(Duration::from_millis(5)).await;
+                if panics {
+                    std::future::pending::<()>().await;
+                }
+                drop(report);
+            });
+            let heard = reported.recv_timeout(Duration::from_secs(20));
+            assert_eq!(heard, Err(mpsc::RecvTimeoutError::Disconnected));
+            assert_eq!(core.expect("starts").join().is_err(), panics);
+        }
+    }
+
+    #[test]
+    fn tasks_that_hold_each_other_are_dropped_with_their_core() {
+        let (held, holders) = mpsc::sync_channel::<()>(1);
+        let core = start_core(CoreConfig::default(), async move || {
+            let inner = spawn_on_core(async move {
+                std::future::pending::<()>().await;
+                drop(held);
+            });
+            GlommioSpawner.spawn(async move {
+                std::future::pending::<()>().await;
+                drop(inner);
+            });
+            sleep_on_core(Duration::from_millis(5)).await;
+        });
+        core.expect("starts").join().expect("no panic");
+        assert_eq!(holders.try_recv(), Err(mpsc::TryRecvError::Disconnected));
     }
 }

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::clock::{Clock, Moment, Spawner};
-use super::core_ring::{CoreRing, tracked};
+use super::core_ring::{CoreRing, kept, tracked};
 
 /// The monotonic clock, seen from a core.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +37,7 @@ pub struct GlommioSpawner;
 
 impl Spawner for GlommioSpawner {
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        glommio::spawn_local(tracked(task)).detach();
+        glommio::spawn_local(kept(tracked(task))).detach();
     }
 }
 
@@ -45,7 +45,7 @@ impl Spawner for GlommioSpawner {
 /// # Panics
 /// On a thread that runs no core.
 pub fn spawn_on_core<T: 'static>(task: impl Future<Output = T> + 'static) -> glommio::Task<T> {
-    glommio::spawn_local(tracked(task))
+    glommio::spawn_local(kept(tracked(task)))
 }
 
 /// Completes after `wait`, on the ring of this core.

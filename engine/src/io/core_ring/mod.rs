@@ -15,6 +15,7 @@
 
 mod bell;
 mod driver;
+mod tasks;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -32,6 +33,8 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use self::bell::Bell;
 pub(super) use self::bell::tracked;
 pub(super) use self::driver::drive;
+use self::tasks::Tasks;
+pub(super) use self::tasks::kept;
 use super::aligned_buffer::AlignedBuffer;
 
 thread_local! {
@@ -49,6 +52,7 @@ pub(super) struct CoreRing {
     origin: Instant,
     pool: Pool,
     bell: Arc<Bell>,
+    tasks: Tasks,
     stopped: Cell<bool>,
 }
 
@@ -80,6 +84,7 @@ impl CoreRing {
             origin: now(),
             pool,
             bell: Bell::hang()?,
+            tasks: Tasks::default(),
             stopped: Cell::new(false),
         });
         core_ring.arm_bell();
@@ -102,10 +107,11 @@ impl CoreRing {
         self.stopped.set(true);
     }
 
-    /// Cancels what is under way, waits until the kernel holds nothing of ours, and forgets the ring. To be called when
-    /// the core's executor is gone: nobody is polled any more. If the kernel keeps something for [`SHUT_MAX`] the
-    /// memory is left to it.
+    /// Drops the tasks that are left, cancels what is under way, waits until the kernel holds nothing of ours, and forgets
+    /// the ring. To be called when the core's executor is gone: nobody is polled any more. If the kernel keeps something
+    /// for [`SHUT_MAX`] the memory is left to it.
     pub(super) fn shut(self: Rc<Self>) {
+        self.tasks.end();
         CURRENT.set(None);
         // After a panic nobody else has said so: the bell must not be hung up again.
         self.stopped.set(true);
