@@ -33,6 +33,7 @@ use crate::types::Id;
 use super::config::{CacheConfig, SLOT_BYTES};
 use super::index_format::{BLOCK_BYTES, ENTRIES_PER_BLOCK, Header, HeaderRead};
 use super::loader::{Loader, OldIndex};
+use super::slot_files::{SlotFiles, slot_file_path};
 use super::slot_table::SLOT_MEMORY_BYTES;
 
 /// Why a cache directory is not touched.
@@ -108,7 +109,13 @@ impl CacheLayout {
             None => old.remove(old.len() - 2).0,
         };
 
-        let slot_count = make_slot_files(disk, dir, config, slots_within(config, cores)).await;
+        let files = SlotFiles {
+            disk,
+            dir,
+            slots_per_file: config.slots_per_file,
+        };
+        let index_bytes = |slots| u64::from(blocks_for(slots, cores)) * BLOCK_BYTES as u64;
+        let slot_count = files.make(slots_within(config, cores), index_bytes).await;
         let mut layout = Layout {
             dir: dir.to_owned(),
             config: config.clone(),
@@ -230,48 +237,6 @@ fn blocks_for(slots: u32, cores: u32) -> u32 {
     slots.div_ceil(per_block).saturating_add(cores)
 }
 
-/// Makes, resizes and removes slot files; how many slots there are in the end.
-async fn make_slot_files<D: Disk>(
-    disk: &D,
-    dir: &Path,
-    config: &CacheConfig,
-    slots_wanted: u32,
-) -> u32 {
-    let mut slots_made = 0;
-    let mut number = 0;
-    while slots_made < slots_wanted {
-        let path = slot_file_path(dir, number);
-        let slots = config.slots_per_file.min(slots_wanted - slots_made);
-        match disk.open(&path, Some(u64::from(slots) * SLOT_BYTES)).await {
-            Ok(_) => slots_made += slots,
-            Err(error) => {
-                warn!(
-                    %error,
-                    path = %path.display(),
-                    slots_made,
-                    slots_wanted,
-                    "a cache file cannot be made: the cache stays smaller"
-                );
-                // It may have got part of its space. Nobody is going to use that; and if it cannot be removed
-                // either, the warning above has said enough.
-                let _ = disk.remove(&path).await;
-                break;
-            }
-        }
-        number += 1;
-    }
-    // What a larger cache left. Files have no gaps between them, so the first one missing ends the search.
-    while let Ok(file) = disk.open(&slot_file_path(dir, number), None).await {
-        drop(file);
-        if let Err(error) = disk.remove(&slot_file_path(dir, number)).await {
-            warn!(%error, number, "a cache file that is not needed any more stays");
-            break;
-        }
-        number += 1;
-    }
-    slots_made
-}
-
 /// Starts the file of this generation: its header, and room for the blocks.
 async fn make_index<D: Disk>(
     disk: &D,
@@ -337,10 +302,6 @@ fn is_ours(header: &Header, config: &CacheConfig, server: Id, path: &Path) -> bo
         return false;
     }
     true
-}
-
-fn slot_file_path(dir: &Path, number: u32) -> PathBuf {
-    dir.join(format!("slots-{number:03}"))
 }
 
 fn index_path(dir: &Path, number: u32) -> PathBuf {

@@ -31,6 +31,7 @@ mod layout;
 mod loader;
 mod ram_tier;
 mod shard_cache;
+mod slot_files;
 mod slot_ref;
 mod slot_table;
 

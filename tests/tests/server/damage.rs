@@ -228,11 +228,12 @@ impl Drop for SmallVolume {
 }
 
 #[test]
-fn with_a_full_disk_pages_are_served_without_caching() {
+fn with_a_full_disk_pages_are_served_without_caching_and_a_small_one_is_used() {
     let small = Small::new(&[]);
     let cache = small.site.data_dir().join("cache");
-    let volume = SmallVolume::mount(&small.site, 16, cache.clone());
-    let filled = fs::write(cache.join("filler"), vec![7; 32 << 20]);
+    let volume = SmallVolume::mount(&small.site, 96, cache.clone());
+    let filler = cache.join("filler");
+    let filled = fs::write(&filler, vec![7; 192 << 20]);
     let error = filled.expect_err("more than the volume has");
     assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
     let server = small.site.serve();
@@ -243,5 +244,22 @@ fn with_a_full_disk_pages_are_served_without_caching() {
     let log = server.log();
     assert!(log.contains("the cache stays smaller"), "{log}");
     drop(server);
+
+    // Much less than the configuration wants; the next start has no less.
+    fs::remove_file(filler).expect("the filler");
+    let mut slots = Vec::new();
+    for _ in 0..2 {
+        let server = small.site.serve();
+        for _ in 0..2 {
+            assert_eq!(errors_of_all_pages(&small, &server), Vec::<String>::new());
+        }
+        slots.push(server.metric("pageserver_cache_slots{"));
+        assert!(server.metric("pageserver_reads_total{tier=\"cache\"}") > 0);
+        let log = server.log();
+        assert!(log.contains("the cache gets what fits"), "{log}");
+        assert_eq!(server.terminate().0.code(), Some(0));
+    }
+    assert!((200..384).contains(&slots[0]), "{slots:?} slots");
+    assert!((slots[0]..384).contains(&slots[1]), "{slots:?} slots");
     drop(volume);
 }

@@ -178,7 +178,16 @@ fn files_that_cannot_be_opened_make_the_cache_smaller() {
 
 #[test]
 fn a_full_disk_means_a_smaller_cache_or_none() {
-    for (size_max, slots) in [(1000, 0), (70 * SLOT_BYTES, 64), (u64::MAX, 150)] {
+    // What is left of the disk is for the index, and a sixteenth for others.
+    let sizes = [
+        (1000, 0),
+        (2 * SLOT_BYTES, 0),
+        (40 * SLOT_BYTES, 40 - 3 - 1),
+        (64 * SLOT_BYTES + (64 << 10), 64),
+        (70 * SLOT_BYTES, 64 + 6 - 1 - 1),
+        (u64::MAX, 150),
+    ];
+    for (size_max, slots) in sizes {
         let disk = MemoryDisk::default();
         disk.size_max.set(size_max);
         let server = Server::start(&disk, &CacheConfig::tiny(), 2);
@@ -187,6 +196,26 @@ fn a_full_disk_means_a_smaller_cache_or_none() {
         server.check();
         server.stop();
     }
+}
+
+#[test]
+fn a_disk_that_stays_full_keeps_its_part_of_the_cache_over_restarts() {
+    let disk = MemoryDisk::default();
+    disk.size_max.set(110 * SLOT_BYTES);
+    let server = Server::start(&disk, &CacheConfig::tiny(), 2);
+    let slots = server.slots();
+    assert!((100..110).contains(&slots), "{slots} slots");
+    server.hits(0..60);
+    server.stop();
+    // Others take all that was left, then give room for everything.
+    disk.size_max.set(disk.size_bytes());
+    let server = Server::start(&disk, &CacheConfig::tiny(), 1);
+    assert_eq!((server.slots(), server.hits(0..60)), (slots, 60));
+    server.stop();
+    disk.size_max.set(0);
+    let server = Server::start(&disk, &CacheConfig::tiny(), 2);
+    assert_eq!((server.slots(), server.hits(0..60)), (150, 60));
+    server.stop();
 }
 
 #[test]
