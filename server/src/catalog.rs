@@ -79,7 +79,19 @@ impl From<CatalogError> for Failure {
             CatalogErrorKind::Corrupt => Exit::Corrupt,
             CatalogErrorKind::Unavailable => Exit::Unavailable,
         };
-        Failure::new(exit, error)
+        let is_keys = matches!(
+            &error,
+            CatalogError::Manifest(ManifestError::Provider {
+                source: KeyProviderError::Refused { .. },
+                ..
+            })
+        );
+        let failure = Failure::new(exit, error);
+        if is_keys {
+            failure.hint("another keyring has it: --keyring, or `pageserver key import`")
+        } else {
+            failure
+        }
     }
 }
 

@@ -72,8 +72,9 @@ impl From<DeploymentError> for Failure {
         match error {
             DeploymentError::Url(_) => Failure::new(Exit::Config, error),
             DeploymentError::Store(_) => Failure::new(Exit::Unavailable, error),
-            DeploymentError::Keyring(_) => Failure::new(Exit::Refused, error)
+            DeploymentError::Keyring(KeyringError::Io { .. }) => Failure::new(Exit::Refused, error)
                 .hint("`pageserver init` makes a keyring, `pageserver key import` restores one"),
+            DeploymentError::Keyring(_) => Failure::new(Exit::Refused, error),
             DeploymentError::Probe(ProbeError::Store(_)) => Failure::new(Exit::Unavailable, error),
             DeploymentError::Probe(ProbeError::NotConditional { .. }) => {
                 Failure::new(Exit::Refused, error)

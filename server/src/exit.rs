@@ -91,12 +91,17 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.error)?;
+        let mut said = self.error.to_string();
         let mut source = self.error.source();
         while let Some(cause) = source {
-            write!(f, ": {cause}")?;
+            let cause_says = cause.to_string();
+            // Some errors name their cause themselves.
+            if !said.ends_with(&cause_says) {
+                said = format!("{said}: {cause_says}");
+            }
             source = cause.source();
         }
+        f.write_str(&said)?;
         if let Some(hint) = &self.hint {
             write!(f, "\nhint: {hint}")?;
         }
@@ -134,5 +139,17 @@ mod tests {
         let inner = std::io::Error::other("no disk");
         let failure = Failure::new(Exit::Other, Outer(inner)).hint("buy one");
         assert_eq!(failure.to_string(), "open it: no disk\nhint: buy one");
+    }
+
+    #[test]
+    fn a_cause_that_was_named_already_is_not_told_twice() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("open it: {source}")]
+        struct Outer {
+            source: std::io::Error,
+        }
+        let source = std::io::Error::other("no disk");
+        let failure = Failure::new(Exit::Other, Outer { source });
+        assert_eq!(failure.to_string(), "open it: no disk");
     }
 }

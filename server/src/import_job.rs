@@ -14,6 +14,7 @@ use engine::types::{BranchId, Key, Lsn};
 use postgres::import::{
     ImportError, ImportSink, ImportSource, ImportStart, ImportSummary, SinkError,
 };
+use postgres::replication::ReplicationError;
 use tokio::runtime::{Handle, Runtime};
 
 use crate::catalog::ServerCatalog;
@@ -58,6 +59,11 @@ impl From<ImportJobError> for Failure {
             ImportJobError::Import(error @ ImportError::CorruptPage { .. }) => {
                 Failure::new(Exit::Corrupt, error)
             }
+            ImportJobError::Import(
+                error @ ImportError::Replication(
+                    ReplicationError::Connect { .. } | ReplicationError::Lost(_),
+                ),
+            ) => Failure::new(Exit::Unavailable, error),
             ImportJobError::Import(error) => Failure::new(Exit::Refused, error),
             error @ (ImportJobError::System(_) | ImportJobError::Empty) => {
                 Failure::new(Exit::Other, error)

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use engine::catalog::BranchSummary;
 
 use super::Context;
-use crate::config::Size;
+use super::import::human;
 use crate::deployment::Deployment;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::import_job::runtime;
@@ -49,7 +49,7 @@ pub(super) fn run(context: &Context, arguments: &BranchArguments) -> Result<(), 
                 listed.push(as_json(&tenant.id().to_string(), tenant.name(), &branch));
             } else {
                 println!(
-                    "{}  {}/{}  {}..{}  {} layers  {}",
+                    "{}  {}/{}  {}..{}  {} in {} {}",
                     branch.id,
                     tenant.name(),
                     branch.name,
@@ -57,8 +57,13 @@ pub(super) fn run(context: &Context, arguments: &BranchArguments) -> Result<(), 
                         .readable_from
                         .map_or("-".to_owned(), |lsn| lsn.to_string()),
                     branch.last_lsn,
+                    human(branch.layer_bytes),
                     branch.layers,
-                    Size(branch.layer_bytes),
+                    if branch.layers == 1 {
+                        "layer"
+                    } else {
+                        "layers"
+                    },
                 );
             }
         }

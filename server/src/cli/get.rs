@@ -95,7 +95,11 @@ pub(super) fn run(context: &Context, arguments: &GetArguments) -> Result<(), Fai
     engine.stop().or_exit(Exit::Other)?;
     deployment.close();
     let stopped = || Failure::new(Exit::Other, "the engine ended early");
-    let (page, at) = outcome.ok_or_else(stopped)?.map_err(read_failure)?;
+    let (page, at) = outcome.ok_or_else(stopped)?.map_err(|error| {
+        let failure = read_failure(error);
+        let file = format!("{relation}{}", fork.suffix());
+        Failure::new(failure.exit, format!("block {block} of {file}: {failure}"))
+    })?;
     show(arguments, &page, at)
 }
 

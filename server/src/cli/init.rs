@@ -17,7 +17,8 @@ Examples:
   pageserver init
   pageserver init --data-dir /var/lib/pageserver --keyring /etc/pageserver/keyring
 
-Nothing that is there is overwritten: run it again after a mistake, or to make a missing keyring.";
+A new configuration has --store and --keyring in it, so that later commands need not be told again. Nothing that is there
+is overwritten: run it again after a mistake, or to make a missing keyring.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -27,27 +28,27 @@ pub(super) fn run(context: &Context, _: &InitArguments) -> Result<(), Failure> {
     let keyring = context.keyring_path()?;
     context.data_dir.create().or_exit(Exit::Other)?;
     println!("data directory  {}", context.data_dir.path().display());
-    let written = write_config(context)?;
+    let written = write_config(context, &keyring)?;
     println!(
         "configuration   {} ({})",
         context.config_path.display(),
         if written {
-            "new, all defaults"
+            "new"
         } else {
-            "was there"
+            "was there, unchanged"
         }
     );
     println!("object store    {}", context.store_url());
     make_keyring(context, &keyring)
 }
 
-fn write_config(context: &Context) -> Result<bool, Failure> {
+fn write_config(context: &Context, keyring: &Path) -> Result<bool, Failure> {
     let path = &context.config_path;
     let opened = OpenOptions::new().write(true).create_new(true).open(path);
     let named = |e: std::io::Error| Failure::new(Exit::Other, format!("{}: {e}", path.display()));
     match opened {
         Ok(mut file) => {
-            file.write_all(config_text(context).as_bytes())
+            file.write_all(config_text(context, keyring).as_bytes())
                 .map_err(named)?;
             file.sync_all().map_err(named)?;
             Ok(true)
@@ -57,12 +58,12 @@ fn write_config(context: &Context) -> Result<bool, Failure> {
     }
 }
 
-/// The default, with what the command line chose filled in.
-fn config_text(context: &Context) -> String {
+/// The default, with what the command line chose filled in. Of the keyring the whole path: later commands may be given
+/// elsewhere.
+fn config_text(context: &Context, keyring: &Path) -> String {
     let mut text = DEFAULT_TEXT.to_owned();
-    let keys = &context.config.keys.keyring;
-    if !keys.as_os_str().is_empty() {
-        let chosen = format!("keyring = {:?}", keys.display().to_string());
+    if !context.config.keys.keyring.as_os_str().is_empty() {
+        let chosen = format!("keyring = {:?}", keyring.display().to_string());
         text = text.replace("#keyring = \"\"", &chosen);
     }
     let url = &context.config.store.url;

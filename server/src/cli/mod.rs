@@ -59,31 +59,35 @@ struct Arguments {
     command: Command,
 }
 
+/// Where help lists what all commands take.
+const COMMON: &str = "Options of all commands";
+
 #[derive(Debug, Args)]
 struct CommonArguments {
     /// What is local to this server: configuration, cache, and the object store where none is configured.
     #[arg(
         long,
         global = true,
+        help_heading = COMMON,
         value_name = "DIR",
         default_value = "./pageserver-data",
         env = "PAGESERVER_DATA_DIR"
     )]
     data_dir: PathBuf,
     /// Configuration file [default: pageserver.toml in the data directory].
-    #[arg(long, global = true, value_name = "FILE", env = "PAGESERVER_CONFIG")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "FILE", env = "PAGESERVER_CONFIG")]
     config: Option<PathBuf>,
     /// Keyring file; beats the configuration.
-    #[arg(long, global = true, value_name = "FILE", env = "PAGESERVER_KEYRING")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "FILE", env = "PAGESERVER_KEYRING")]
     keyring: Option<PathBuf>,
     /// Object store; beats the configuration.
-    #[arg(long, global = true, value_name = "URL", env = "PAGESERVER_STORE")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "URL", env = "PAGESERVER_STORE")]
     store: Option<String>,
     /// How log lines look; beats the configuration.
-    #[arg(long, global = true, value_name = "FORMAT")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
     /// What is logged, like `info` or `engine=debug,info`; beats the configuration.
-    #[arg(long, global = true, value_name = "FILTER", env = "PAGESERVER_LOG")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "FILTER", env = "PAGESERVER_LOG")]
     log: Option<String>,
 }
 

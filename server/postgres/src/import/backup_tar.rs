@@ -90,7 +90,14 @@ impl Preview {
         let mut has_wal = false;
         let file = File::open(base).map_err(ImportError::file(base))?;
         let mut tar = tar::Archive::new(file);
-        for entry in tar.entries_with_seek().map_err(ImportError::Archive)? {
+        let mut entries = tar.entries_with_seek().map_err(ImportError::Archive)?;
+        let first = entries.next().transpose();
+        // What the archive's reader says of the bytes of any other file is of no use to anybody.
+        let first = first.map_err(|_| ImportError::MalformedFile {
+            file: base.display().to_string(),
+            reason: "not a tar archive".to_owned(),
+        })?;
+        for entry in first.map(Ok).into_iter().chain(entries) {
             let mut entry = entry.map_err(ImportError::Archive)?;
             if !entry.header().entry_type().is_file() {
                 continue;

@@ -116,8 +116,12 @@ impl ImportSource {
         if has_tar || path.is_file() {
             return Ok(ImportSource::BackupTar(path.to_owned()));
         }
+        let path = path.to_owned();
+        if !path.exists() {
+            return Err(ImportError::NoSource { path });
+        }
         Err(ImportError::NotDataDirectory {
-            path: path.to_owned(),
+            path,
             missing: "global/pg_control (nor base.tar)",
         })
     }
@@ -147,6 +151,14 @@ pub enum ImportError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// Neither file nor folder.
+    #[error(
+        "{} does not exist (nor is it a connection string, like \"host=db1 user=replicator\" or postgresql://db1/)", path.display()
+    )]
+    NoSource {
+        /// What was given.
+        path: PathBuf,
     },
     /// Not a data directory.
     #[error("{} is not a data directory of PostgreSQL: it has no {missing}", path.display())]
