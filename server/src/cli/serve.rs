@@ -33,7 +33,10 @@ pub(super) fn run(context: Context, _: &ServeArguments) -> Result<(), Failure> {
         .enable_all()
         .build()
         .or_exit(Exit::Other)?;
-    runtime.block_on(serve(&context))
+    let outcome = runtime.block_on(serve(&context));
+    // Saving the index of a large cache has a limit; what is still at it then must not hold up the end of the process.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn serve(context: &Context) -> Result<(), Failure> {
