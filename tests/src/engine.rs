@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use async_channel::{Receiver, Sender};
 use bytes::Bytes;
 use engine::cache::CacheConfig;
 use engine::catalog::{Catalog, CatalogParts, CommitFacts, InlineCpu, WriterConfig};
@@ -13,17 +14,21 @@ use engine::crypto::entropy::Entropy;
 use engine::crypto::kek::Kek;
 use engine::crypto::key_provider::{EncryptionContext, KeyProvider, KeyProviderError, WrappedKek};
 use engine::crypto::keyring::Keyring;
+use engine::crypto::page_seal::DekId;
 use engine::io::store_thread::StoreThreads;
 use engine::io::tokio_clock::TokioClock;
 use engine::layer::Value;
+use engine::manifest::{ENTRIES_PER_SNAPSHOT, Edit, LayerSection, ManifestLog};
 use engine::store::memory::MemoryObjects;
 use engine::store::objects::{ListedObject, Objects, StoreError};
 use engine::store::{StoreClient, StoreConfig};
-use engine::types::{BranchId, Id, Key, KeySpace, Lsn, PAGE_BYTES, Partition, TenantId};
+use engine::types::{
+    BranchId, Id, Key, KeySpace, Lsn, ObjectId, PAGE_BYTES, PARTITIONS, Partition, TenantId,
+};
 use engine::{Core, Engine, EngineConfig, EngineParts, SharedBranches};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -40,6 +45,9 @@ impl KeySpace for BlockSpace {
         u64::from(relation) << 32 | u64::from(block / 1024)
     }
 }
+
+/// Whose cache it is.
+pub const SERVER: Id = Id([9; 16]);
 
 /// The key of a block. The block is in the last four bytes, as in Postgres's keys.
 pub fn block_key(relation: u32, block: u32) -> Key {
@@ -63,6 +71,33 @@ pub fn page_of(key: &Key, lsn: Lsn) -> Vec<u8> {
     page
 }
 
+/// What a store that has lost its mind answers to reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Nonsense {
+    /// Bodies as long as they should be, of other bytes.
+    OtherBytes,
+    /// Bodies that go on and on.
+    TooMuch,
+    /// Bodies that end at once.
+    Nothing,
+}
+
+impl Nonsense {
+    /// Every kind.
+    pub const ALL: [Nonsense; 3] = [Nonsense::OtherBytes, Nonsense::TooMuch, Nonsense::Nothing];
+
+    /// The body, where one of `len_bytes` was to come.
+    fn body(self, len_bytes: u64) -> Bytes {
+        let len_bytes = usize::try_from(len_bytes).expect("objects of tests are small");
+        let len_bytes = match self {
+            Nonsense::OtherBytes => len_bytes,
+            Nonsense::TooMuch => 3 * len_bytes + 1,
+            Nonsense::Nothing => 0,
+        };
+        Bytes::from(b"<html>nonsense</html>".repeat(len_bytes / 21 + 1)).slice(..len_bytes)
+    }
+}
+
 /// What a test may do to the store while the engine uses it, and what it counted.
 #[derive(Clone, Default)]
 pub struct StoreControl {
@@ -74,6 +109,9 @@ struct ControlState {
     away: AtomicBool,
     panics: AtomicBool,
     delay_us: AtomicU64,
+    nonsense: Mutex<Option<Nonsense>>,
+    /// While somebody has the other end, bodies of ranged reads stop half way.
+    held: Mutex<Option<Receiver<()>>>,
     reads: Mutex<Vec<(String, Range<u64>)>>,
     requests: AtomicU64,
     in_flight: AtomicU64,
@@ -96,6 +134,22 @@ impl StoreControl {
     pub fn set_delay(&self, delay: Duration) {
         let micros = u64::try_from(delay.as_micros()).expect("a short delay");
         self.state.delay_us.store(micros, Ordering::SeqCst);
+    }
+
+    /// Makes the store answer reads with nonsense, or with what it has again.
+    pub fn set_nonsense(&self, nonsense: Option<Nonsense>) {
+        *self.state.nonsense.lock().expect("no test panics with it") = nonsense;
+    }
+
+    fn nonsense(&self) -> Option<Nonsense> {
+        *self.state.nonsense.lock().expect("no test panics with it")
+    }
+
+    /// From now on the second half of every body of a ranged read comes when what this returns is dropped.
+    pub fn hold_second_halves(&self) -> Sender<()> {
+        let (release, held) = async_channel::bounded(1);
+        *self.state.held.lock().expect("no test panics with it") = Some(held);
+        release
     }
 
     /// Ranged reads of objects whose path contains `part`, so far.
@@ -170,13 +224,29 @@ impl Objects for ControlledObjects {
             .expect("no test panics with it")
             .push((path.to_owned(), range.clone()));
         self.control.pass(path).await?;
-        let chunks: Vec<_> = self.objects.get(path, range).await?.collect().await;
-        Ok(stream::iter(chunks).boxed())
+        if let Some(nonsense) = self.control.nonsense() {
+            let body = nonsense.body(range.end - range.start);
+            return Ok(stream::iter([Ok(body)]).boxed());
+        }
+        let mut chunks: Vec<_> = self.objects.get(path, range).await?.collect().await;
+        let held = self.control.state.held.lock();
+        let held = held.expect("no test panics with it").clone();
+        let rest = chunks.split_off(chunks.len() / 2);
+        let rest = async move {
+            if let Some(held) = held {
+                // Nothing is ever sent: it ends when the other end is dropped.
+                let _closed = held.recv().await;
+            }
+            stream::iter(rest)
+        };
+        Ok(stream::iter(chunks).chain(rest.flatten_stream()).boxed())
     }
 
     async fn get_all(&self, path: &str) -> Result<Bytes, StoreError> {
         self.control.pass(path).await?;
-        self.objects.get_all(path).await
+        let whole = self.objects.get_all(path).await?;
+        let nonsense = self.control.nonsense();
+        Ok(nonsense.map_or(whole.clone(), |nonsense| nonsense.body(whole.len() as u64)))
     }
 
     async fn put_if_absent(&self, path: &str, body: Bytes) -> Result<(), StoreError> {
@@ -355,9 +425,55 @@ impl Site {
             .expect("committed")
     }
 
+    /// Gives a branch `layers` more layers of 128 MiB, all of other relations than tests read. Only the manifest knows of
+    /// them: there are no objects. It ends a few entries behind a snapshot that has them all.
+    pub async fn name_layers(&self, branch: BranchId, layers: u32) {
+        let catalog = self.catalog(self.objects());
+        let tenant = catalog.tenant(self.tenant).await.expect("the tenant");
+        let keys = Arc::clone(tenant.keys());
+        let claimed = ManifestLog::claim(self.objects(), keys, branch, Entropy::system()).await;
+        let mut log = claimed.expect("nobody else writes");
+        let last_lsn = log.facts().last_lsn;
+        let section = |number: u32| LayerSection {
+            partition: Partition::of_hash(number % u32::from(PARTITIONS)),
+            first_key: block_key(u32::MAX, number),
+            last_key: Key::MAX,
+            first_lsn: last_lsn,
+            last_lsn,
+            object: ObjectId {
+                branch,
+                epoch: u32::MAX,
+                sequence: u64::from(number),
+            },
+            dek: DekId { table: 0, slot: 0 },
+            index_at: 127 << 20,
+            index_bytes: 1 << 20,
+            object_bytes: 128 << 20,
+        };
+        let mut numbers = 0..layers;
+        for _ in 0..ENTRIES_PER_SNAPSHOT + 4 {
+            let added = numbers.by_ref().take(25_000).map(section).collect();
+            let edit = Edit {
+                last_lsn,
+                added,
+                ..Edit::default()
+            };
+            log.commit(edit).await.expect("a commit");
+        }
+        assert!(numbers.is_empty(), "more than the entries take");
+    }
+
     /// Where the engine keeps its cache.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
+    }
+
+    /// The cache it has there, if a test does not adjust it.
+    pub fn cache_config(&self) -> CacheConfig {
+        CacheConfig {
+            cache_bytes: 64 << 20,
+            ..CacheConfig::default()
+        }
     }
 
     /// Starts an engine on this site.
@@ -382,10 +498,7 @@ impl Site {
         let threads = StoreThreads::start(1, connect, &store, clock, 1).expect("store threads");
         let mut config = EngineConfig {
             cores,
-            cache: CacheConfig {
-                cache_bytes: 64 << 20,
-                ..CacheConfig::default()
-            },
+            cache: self.cache_config(),
             ..EngineConfig::new(self.data_dir())
         };
         adjust(&mut config);
@@ -394,7 +507,7 @@ impl Site {
             store: client.clone(),
             key_space: Arc::new(BlockSpace),
             branches: Arc::new(SharedBranches::new(self.catalog(client))),
-            server: Id([9; 16]),
+            server: SERVER,
             origin,
         };
         let engine = Engine::start(&config, parts).expect("the engine starts");

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::types::{Key, Lsn};
-use engine::{Core, ErrorKind, ReadError};
-use harness::engine::{RunningEngine, Site, block_key, page_of};
+use engine::cache::{CacheLayout, ShardCache};
+use engine::io::executor::{CoreConfig, start_core};
+use engine::io::ring_disk::RingDisk;
+use engine::types::{Key, KeySpace, Lsn, Partition};
+use engine::{Core, ErrorKind, Order, ReadError};
+use harness::engine::{BlockSpace, Nonsense, RunningEngine, SERVER, Site, block_key, page_of};
 
 const LSN: Lsn = Lsn(100);
 
@@ -132,6 +135,71 @@ async fn ten_thousand_waiters_on_one_extent_make_one_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_an_extent_is_answered_when_its_own_block_has_arrived() {
+    let site = Site::new().await;
+    let branch = site
+        .write_branch("main", &[blocks(1, 20), blocks(2, 1)].concat())
+        .await;
+    let running = site.start(1, |_| {});
+    let tenant = site.tenant;
+    let control = site.control.clone();
+    running
+        .on_core(0, async move |core: Core| {
+            let branch = core.open_branch(tenant, branch).await.expect("opens");
+            // With it comes the layer's index.
+            let other = core.read(&branch, block_key(2, 0), LSN).await;
+            assert_eq!(other.expect("a page"), page_of(&block_key(2, 0), LSN));
+            let release = control.hold_second_halves();
+            let mut reads = core.reads_in_order(2, Order::Arrived);
+            let late = reads.push(&branch, block_key(1, 19), LSN);
+            let early = reads.push(&branch, block_key(1, 0), LSN);
+            let answer = reads.next().await.expect("two are in flight");
+            assert_eq!(answer.number(), early);
+            assert_eq!(answer.value(), Some(&page_of(&block_key(1, 0), LSN)[..]));
+            drop(answer);
+            drop(release);
+            let answer = reads.next().await.expect("one is in flight");
+            assert_eq!(answer.number(), late);
+            assert_eq!(answer.value(), Some(&page_of(&block_key(1, 19), LSN)[..]));
+        })
+        .await;
+    assert_eq!(site.control.reads_of("/layers/").len(), 3);
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sequential_reader_gets_the_rest_of_a_stripe_by_one_request_and_nothing_twice() {
+    const STRIPES: u32 = 3;
+    let site = Site::new().await;
+    let versions = blocks(1, STRIPES * 1024);
+    let branch = site.write_branch("main", &versions).await;
+    let running = site.start(1, |_| {});
+    let place = (site.tenant, branch);
+    let keys: Vec<Key> = versions.iter().map(|(key, _)| *key).collect();
+    let count = keys.len();
+    let right = running
+        .on_core(0, async move |core: Core| {
+            read_all(&core, place, &keys).await
+        })
+        .await;
+    assert_eq!(right, count);
+    let mut reads = site.control.reads_of("/layers/");
+    let lengths = reads.iter().map(|(_, range)| range.end - range.start);
+    let long = lengths.filter(|&bytes| bytes > 7 << 20).count();
+    assert_eq!(long, STRIPES as usize, "{reads:?}");
+    // Of each layer the index; of what each has of a stripe an extent alone, and the rest.
+    reads.sort_by_key(|(path, range)| (path.clone(), range.start));
+    let layers = reads.chunk_by(|a, b| a.0 == b.0).count();
+    let parts = layers + STRIPES as usize - 1;
+    assert!(reads.len() <= layers + 2 * parts, "{reads:?}");
+    for pair in reads.windows(2) {
+        let apart = pair[0].0 != pair[1].0 || pair[0].1.end <= pair[1].1.start;
+        assert!(apart, "fetched twice: {pair:?}");
+    }
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restart_finds_the_cache_warm_with_any_number_of_cores() {
     let site = Site::new().await;
     let versions = blocks(1, 1500);
@@ -220,6 +288,50 @@ async fn hits_go_on_while_the_store_is_away_and_misses_fail_within_their_deadlin
         back.expect("the store is back"),
         page_of(&block_key(2, 3), LSN)
     );
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_answers_nonsense_costs_misses_their_answer_and_nothing_else() {
+    let site = Site::new().await;
+    // Of each relation the engine misses one page; the first it has.
+    let versions: Vec<_> = (1..=4).flat_map(|relation| blocks(relation, 10)).collect();
+    let branch = site.write_branch("main", &versions).await;
+    let other = site.write_branch("other", &blocks(1, 10)).await;
+    let running = site.start(1, |_| {});
+    let place = (site.tenant, branch);
+    let warm: Vec<Key> = (0..10).map(|block| block_key(1, block)).collect();
+    let read_warm = async || {
+        let warm = warm.clone();
+        let task = async move |core: Core| read_all(&core, place, &warm).await;
+        running.on_core(0, task).await
+    };
+    let read_one = async |branch, key| {
+        let tenant = site.tenant;
+        let task = async move |core: Core| {
+            let branch = core.open_branch(tenant, branch).await?;
+            core.read(&branch, key, LSN).await
+        };
+        running.on_core(0, task).await
+    };
+    assert_eq!(read_warm().await, 10);
+    wait_for_cache(&running, 1).await;
+    for (relation, nonsense) in (2..).zip(Nonsense::ALL) {
+        site.control.set_nonsense(Some(nonsense));
+        assert_eq!(read_warm().await, 10, "{nonsense:?}");
+        let key = block_key(relation, 3);
+        for (branch, key) in [(branch, key), (other, warm[0])] {
+            let error = read_one(branch, key).await.expect_err("not to be read");
+            let kind = error.kind();
+            let told = matches!(kind, ErrorKind::Unavailable | ErrorKind::Corrupt);
+            assert!(told, "{nonsense:?}: {error}");
+        }
+        site.control.set_nonsense(None);
+        let page = read_one(branch, key).await.expect("sane again");
+        assert_eq!(page, page_of(&key, LSN), "{nonsense:?}");
+    }
+    let page = read_one(other, warm[0]).await.expect("sane again");
+    assert_eq!(page, page_of(&warm[0], LSN));
     running.stop();
 }
 
@@ -347,6 +459,70 @@ async fn damaged_cache_files_cost_a_fetch_and_never_a_wrong_page() {
     running.stop();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_index_that_gives_extents_another_length_costs_a_fetch_each() {
+    let site = Site::new().await;
+    let versions = blocks(1, 200);
+    let branch = site.write_branch("main", &versions).await;
+    let place = (site.tenant, branch);
+    let keys: Vec<Key> = versions.iter().map(|(key, _)| *key).collect();
+    let read_by = async |running: &RunningEngine| {
+        let keys = keys.clone();
+        let task = async move |core: Core| read_all(&core, place, &keys).await;
+        running.on_core(0, task).await
+    };
+    let running = site.start(1, |_| {});
+    assert_eq!(read_by(&running).await, 200);
+    let filled = wait_for_cache(&running, 1).await;
+    running.stop();
+
+    let partition = BlockSpace.partition(&versions[0].0);
+    assert_eq!(shorten_cached_extents(&site, partition), filled);
+
+    let running = site.start(1, |_| {});
+    wait_for_cache(&running, filled).await;
+    assert_eq!(read_by(&running).await, 200);
+    let stats = running.engine.stats().await;
+    assert_eq!(stats.cache.doubtful, u64::from(filled));
+    // They are not even read.
+    assert_eq!(stats.counts.seal_failures_cache, 0);
+    assert_eq!(stats.counts.device_errors, 0);
+    assert_eq!(
+        stats.counts.extents_demanded + stats.counts.extents_ahead,
+        u64::from(filled)
+    );
+    running.stop();
+}
+
+/// Enters every extent of a stopped engine's cache anew, each in some slot, as one sector shorter than it is. All are of
+/// `partition`. How many there are.
+fn shorten_cached_extents(site: &Site, partition: Partition) -> u32 {
+    let (dir, config) = (site.data_dir(), site.cache_config());
+    let core = start_core(CoreConfig::default(), async move || {
+        let disk = RingDisk::new(1);
+        let prepared = CacheLayout::prepare(&disk, &dir, &config, SERVER, 1).await;
+        let (layout, mut loader) = prepared.expect("its own cache");
+        let cache = ShardCache::open(&disk, &layout).await;
+        while let Some((_, deal)) = loader.next(|_| 0).await {
+            cache.accept(deal);
+        }
+        let mut extents = Vec::new();
+        let mut position = 0;
+        while let Some((id, slot, next)) = cache.scrub_from(position) {
+            extents.push((id, slot.extent_bytes()));
+            position = next;
+        }
+        for (id, extent_bytes) in &extents {
+            cache.drop_doubtful(id, &"the test wants it");
+            let ticket = cache.reserve(*id, partition, extent_bytes - 512);
+            cache.filled(ticket.expect("a free slot"), 0);
+        }
+        assert!(cache.flush().await, "the index is written");
+        u32::try_from(extents.len()).expect("few")
+    });
+    core.expect("starts").join().expect("no panic")
+}
+
 /// Waits until at least `slots` of the cache are in use, and no more become so for a while; says how many are.
 async fn wait_for_cache(running: &RunningEngine, slots: u32) -> u32 {
     let mut before = 0;
@@ -415,6 +591,19 @@ async fn lsns_outside_the_branch_are_refused_by_name() {
 async fn the_first_page_from_nothing_takes_six_round_trips_and_one_key_call() {
     let site = Site::new().await;
     let branch = site.write_branch("main", &blocks(1, 3000)).await;
+    count_the_first_page(&site, branch).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_page_of_100_tib_takes_no_more() {
+    let site = Site::new().await;
+    let branch = site.write_branch("main", &blocks(1, 3000)).await;
+    site.name_layers(branch, 800_000).await;
+    count_the_first_page(&site, branch).await;
+}
+
+/// Reads a page of relation 1 through an engine that has nothing yet.
+async fn count_the_first_page(site: &Site, branch: engine::types::BranchId) {
     site.control.set_delay(Duration::from_millis(40));
     let running = site.start(1, |_| {});
     let (rounds, calls) = (site.control.rounds(), site.control.key_calls());

@@ -58,6 +58,34 @@ fn a_data_directory_has_one_server_which_stops_in_time_and_starts_warm() {
 }
 
 #[test]
+fn with_a_port_for_each_core_every_port_serves_every_page() {
+    // Below the ports that the system gives out, so that nobody has the second one by chance.
+    let port = 20_000 + 2 * u16::try_from(std::process::id() % 5_000).expect("small");
+    let pages = format!("listen = \"127.0.0.1:{port}\"\nport_per_core = true");
+    let small = Small::new(&[("pages", &pages)]);
+    let server = small.site.serve();
+    let accepted = |core: usize| {
+        server.metric(&format!(
+            "pageserver_pages_connections_accepted_total{{core=\"{core}\"}}"
+        ))
+    };
+    for (core, offset) in [(0, 0), (1, 1)] {
+        let before = [accepted(0), accepted(1)];
+        let mut address = server.pages;
+        address.set_port(port + offset);
+        let connection = Connection::open(dial(address).expect("it listens"), None);
+        let client = connection.expect("a session");
+        let client = client.pages(3, &small.branch.tenant, &small.branch.id);
+        small
+            .files
+            .assert_served(&mut client.expect("a pagestream"));
+        let after = [accepted(0), accepted(1)];
+        assert_eq!(after[core], before[core] + 1, "core {core}: {after:?}");
+        assert_eq!(after[1 - core], before[1 - core], "core {core}: {after:?}");
+    }
+}
+
+#[test]
 fn memory_under_load_stays_below_the_formula_of_the_manual() {
     const MIB: u64 = 1 << 20;
     let small = Small::new(&[("cache", "size = \"64MiB\"\nram = \"16MiB\"")]);
