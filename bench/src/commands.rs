@@ -34,6 +34,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
         Command::Engine(options) => suite::run(&options, &[Section::Engine]),
         Command::Cold(options) => suite::run(&options, &[Section::Cold]),
         Command::Server(options) => suite::run(&options, &[Section::Server]),
+        Command::Restart(options) => suite::run(&options, &[Section::Restart]),
         Command::All(options) => suite::run(&options, &Section::ALL),
         Command::Import(options) => {
             let started_ns = clock::now_ns();

@@ -24,6 +24,7 @@ mod report;
 mod rounds;
 mod schedule;
 mod server_process;
+mod sparse_cache;
 mod store_get;
 mod suite;
 mod wire;

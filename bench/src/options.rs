@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Cold(SuiteOptions),
     /// The server started by this program: from disk, from RAM, same core and other core, restarts.
     Server(SuiteOptions),
+    /// Restarts with a sparse cache of 1 TiB, an extent in the index for every slot, up to the first page.
+    Restart(SuiteOptions),
     /// Imports of a running cluster, with pg_basebackup beside it, and how much memory they take.
     Import(ImportOptions),
     /// Everything, and the goals.

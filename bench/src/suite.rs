@@ -4,6 +4,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use engine::types::Id;
+use pageserver::data_dir::DataDir;
+
 use crate::access::Access;
 use crate::clock::now_ns;
 use crate::commands::{GoalsShown, finish, subject};
@@ -11,11 +14,11 @@ use crate::counters::{Counters, Used};
 use crate::dataset::{Dataset, Place};
 use crate::device::{self, DeviceLoad};
 use crate::embedded::{Embedded, EmbeddedConfig, EngineLoad};
-use crate::error::{Doing, Result};
+use crate::error::{BenchError, Doing, Result};
 use crate::goals::{
     DEPTHS, DEVICE, DEVICE_GROUP, ENGINE, ENGINE_COMPRESSIBLE_GROUP, ENGINE_DISK_GROUP,
     ENGINE_RAM_GROUP, FIO, MISS_GROUP, PAGES_CROSS_GROUP, PAGES_DISK_GROUP, PAGES_RAM_GROUP,
-    PAGES_SAME_GROUP, PAGESTREAM, RESTART_GROUP, STORE_GET, WIRE,
+    PAGES_SAME_GROUP, PAGESTREAM, RESTART_GROUP, SPARSE_RESTART, STORE_GET, WARM_RESTART, WIRE,
 };
 use crate::import;
 use crate::latency::Latencies;
@@ -26,6 +29,7 @@ use crate::pagestream::codec::PAGE_BYTES;
 use crate::pagestream::keyspace::Keyspace;
 use crate::rounds::{Contestant, Measured, Series, interleave};
 use crate::server_process::{ServerConfig, ServerProcess, session_of};
+use crate::sparse_cache;
 use crate::store_get;
 use crate::wire::{self, EmptyServer};
 
@@ -35,6 +39,8 @@ const CORES: u16 = 2;
 const RAM_PAGES: u32 = 32_768;
 /// Memory for those, with room for what the tier needs beside them.
 const RAM_BYTES: u64 = 512 << 20;
+/// The cache of the sparse restart.
+const SPARSE_BYTES: u64 = 1 << 40;
 /// Misses read one page of every so many, so that no two are in one extent.
 const MISS_STRIDE: u32 = 64;
 const SHAPES: [Shape; 4] = [
@@ -63,15 +69,17 @@ pub(crate) enum Section {
     Engine,
     Cold,
     Server,
+    Restart,
     Import,
 }
 
 impl Section {
-    pub(crate) const ALL: [Section; 5] = [
+    pub(crate) const ALL: [Section; 6] = [
         Section::Device,
         Section::Engine,
         Section::Cold,
         Section::Server,
+        Section::Restart,
         Section::Import,
     ];
 }
@@ -88,6 +96,7 @@ pub(crate) fn run(options: &SuiteOptions, sections: &[Section]) -> Result<()> {
             Section::Engine => suite.engine()?,
             Section::Cold => suite.cold()?,
             Section::Server => suite.server()?,
+            Section::Restart => suite.restart()?,
             Section::Import => suite.import()?,
         }
     }
@@ -315,18 +324,7 @@ impl<'a> Suite<'a> {
         }
         server.stop()?;
 
-        let mut restarts = Vec::new();
-        for _ in 0..self.options.run.rounds {
-            let start = Duration::from_nanos(now_ns().saturating_sub(self.started_ns));
-            let server = ServerProcess::start(&self.place, self.data, config)?;
-            restarts.push((start, first_page(server.first_page_after)));
-            server.stop()?;
-        }
-        let subject = subject(RESTART_GROUP, PAGESTREAM, "1", None);
-        self.series.push(Series {
-            subject,
-            rounds: restarts,
-        });
+        self.restarts(&self.place.clone(), config, WARM_RESTART)?;
 
         let config = ServerConfig {
             ram_bytes: RAM_BYTES,
@@ -353,6 +351,59 @@ impl<'a> Suite<'a> {
             false,
         )?;
         server.stop()
+    }
+
+    /// A sparse cache of a size that no disk here has.
+    fn restart(&mut self) -> Result<()> {
+        let config = ServerConfig {
+            cores: CORES,
+            cache_bytes: SPARSE_BYTES,
+            ram_bytes: 0,
+            spin_us: self.options.spin_us,
+        };
+        let place = Place {
+            served: self.options.data.join("served-sparse"),
+            ..self.place.clone()
+        };
+        let cache = place.served.join("cache");
+        // What an earlier run has left.
+        let _ = std::fs::remove_dir_all(&place.served);
+        sparse_cache::make_files(&cache, SPARSE_BYTES)?;
+        let some = Dataset {
+            pages: self.data.pages.min(RAM_PAGES),
+            ..self.data
+        };
+        let server = ServerProcess::start(&place, self.data, config)?;
+        server.warm(some)?;
+        server.stop()?;
+        let fresh = Id(*b"never to be used");
+        let server_id = DataDir::new(&place.served)
+            .server_id(fresh)
+            .map_err(|e| BenchError::Unfit(e.to_string()))?;
+        tracing::info!("sparse cache: filling its index");
+        let slots = sparse_cache::fill_index(&cache, server_id, SPARSE_BYTES)?;
+        self.notes
+            .push(format!("sparse cache: {slots} extents in its index"));
+        self.restarts(&place, config, SPARSE_RESTART)?;
+        std::fs::remove_dir_all(&place.served).doing(|| "remove the sparse cache")
+    }
+
+    /// Starts the server below `place` again and again, each time up to its first page.
+    fn restarts(&mut self, place: &Place, config: ServerConfig, shape: &str) -> Result<()> {
+        let mut rounds = Vec::new();
+        for _ in 0..self.options.run.rounds {
+            let start = Duration::from_nanos(now_ns().saturating_sub(self.started_ns));
+            let server = ServerProcess::start(place, self.data, config)?;
+            tracing::info!(
+                "restart, {shape}: first page after {:?}",
+                server.first_page_after
+            );
+            rounds.push((start, first_page(server.first_page_after)));
+            server.stop()?;
+        }
+        let subject = subject(RESTART_GROUP, PAGESTREAM, shape, None);
+        self.series.push(Series { subject, rounds });
+        Ok(())
     }
 
     fn import(&mut self) -> Result<()> {

@@ -11,6 +11,7 @@
 //! Positions and lengths obey what `statx` (`STATX_DIOALIGN`, Linux 6.1) reports for the file. Where nothing is reported the
 //! alignment is 4 KiB, which every device accepts.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::io;
 use std::ops::Deref;
@@ -206,10 +207,15 @@ fn size_bytes(file: &OwnedFd) -> Result<u64, DiskError> {
     u64::try_from(stat.st_size).map_err(|e| device("stat", io::Error::other(e)))
 }
 
-/// Makes the file exactly `bytes` long, with its space allotted where the file system can do that.
+/// Makes the file exactly `bytes` long, with its space allotted where the file system can do that. A file that has this
+/// length stays as it is: it was made by an earlier start, or, sparse, by somebody who wanted it so.
 fn resize(file: &OwnedFd, bytes: u64) -> Result<(), DiskError> {
-    if size_bytes(file)? > bytes {
-        return rustix::fs::ftruncate(file, bytes).map_err(|e| device("cut", e.into()));
+    match size_bytes(file)?.cmp(&bytes) {
+        Ordering::Equal => return Ok(()),
+        Ordering::Greater => {
+            return rustix::fs::ftruncate(file, bytes).map_err(|e| device("cut", e.into()));
+        }
+        Ordering::Less => {}
     }
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
         Ok(()) => Ok(()),
