@@ -26,6 +26,7 @@ pub(crate) fn run(run: &mut Run) {
         script(&mut run.session(), file);
         run.session().run("checkpoint");
     }
+    split_during_vacuum(run);
     row_locks(run);
     two_phase(run);
     databases_and_tablespaces(run);
@@ -209,6 +210,38 @@ fn compressed_images(run: &Run) {
         "update compressed set a = -a where a % 7 = 0",
         "delete from compressed where a % 9 = 0",
     ]);
+}
+
+/// A leaf is split while a vacuum is on its way to it: both halves carry the vacuum's number, images bring that to redo, and
+/// when the vacuum comes by it takes the number away, from the one with its record and from the other without.
+fn split_during_vacuum(run: &Run) {
+    let (mut vacuum, mut reader, mut writer) = (run.session(), run.session(), run.session());
+    writer.run_each(&[
+        "create table cycled (a int primary key)",
+        "insert into cycled select generate_series(2, 16000, 2)",
+        "delete from cycled where a in (2, 15900)",
+    ]);
+    // A scan of the index alone keeps the first leaf from being cleaned.
+    reader.run_each(&[
+        "begin; set local enable_seqscan = off; set local enable_bitmapscan = off; \
+         declare kept cursor for select a from cycled where a < 200 order by a",
+        "fetch 1 from kept",
+    ]);
+    vacuum.start("vacuum cycled");
+    let waits = "select count(*) from pg_stat_activity where wait_event_type = 'BufferPin'";
+    let is_waiting = (0..600).any(|_| {
+        writer.run("select pg_sleep(0.1)");
+        writer.value(waits) == "1"
+    });
+    assert!(is_waiting, "the vacuum passes the first leaf");
+    writer.run_each(&[
+        "insert into cycled select generate_series(16002, 17000, 2)",
+        "checkpoint",
+        "insert into cycled values (15901), (17001)",
+    ]);
+    reader.run("commit");
+    vacuum.finish().expect("vacuumed");
+    writer.run("insert into cycled values (15903), (17003)");
 }
 
 /// Reads that set hint bits on pages that a checkpoint wrote.
