@@ -16,7 +16,14 @@
 //! | [`ClusterParameters`] | fields in the order of the struct, see there |
 //! | [`ReplicationOrigin`] | remote LSN u64, local LSN u64 |
 
+mod control;
+mod stored;
+
+pub use control::{CheckpointState, ClusterParameters};
+
 use engine::types::Lsn;
+
+use stored::{Writer, decode, flag, rest_text};
 
 /// Why bytes are not a value of this layout.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -38,8 +45,6 @@ pub enum ValueError {
         bytes: usize,
     },
 }
-
-const VERSION: u8 = 1;
 
 /// How long a fork is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,43 +76,6 @@ pub struct Tablespace {
 pub struct SlruSegment {
     /// Pages of 8 KiB, at most 32.
     pub pages: u32,
-}
-
-/// The counters of a checkpoint: what redo advances and a start at any LSN needs. Stored in this order.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct CheckpointState {
-    /// Where redo from this checkpoint begins.
-    pub redo: Lsn,
-    /// Timeline.
-    pub timeline: u32,
-    /// The timeline before it.
-    pub previous_timeline: u32,
-    /// Next transaction id, with epoch.
-    pub next_xid: u64,
-    /// Next oid.
-    pub next_oid: u32,
-    /// Next multixact id.
-    pub next_multixact: u32,
-    /// Next member offset.
-    pub next_multixact_offset: u32,
-    /// Cluster-wide oldest transaction id.
-    pub oldest_xid: u32,
-    /// The database that holds it back.
-    pub oldest_xid_database: u32,
-    /// Cluster-wide oldest multixact id.
-    pub oldest_multixact: u32,
-    /// The database that holds it back.
-    pub oldest_multixact_database: u32,
-    /// Seconds since 1970.
-    pub time: u64,
-    /// Oldest transaction id with a commit timestamp; 0 if none.
-    pub oldest_commit_timestamp_xid: u32,
-    /// Newest transaction id with a commit timestamp; 0 if none.
-    pub newest_commit_timestamp_xid: u32,
-    /// Oldest transaction id still running; 0 in a shutdown checkpoint.
-    pub oldest_active_xid: u32,
-    /// Whether full page writes were on: 0 or 1.
-    pub full_page_writes: u8,
 }
 
 /// A file kept as it is.
@@ -158,27 +126,6 @@ pub struct DatabaseBeginning {
     pub copied_from: Option<(u32, u32)>,
 }
 
-/// Settings of the primary that a standby has to know, as `pg_control` has them. Stored in this order.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct ClusterParameters {
-    /// `max_connections`.
-    pub max_connections: u32,
-    /// `max_worker_processes`.
-    pub max_worker_processes: u32,
-    /// `max_wal_senders`.
-    pub max_wal_senders: u32,
-    /// `max_prepared_transactions`.
-    pub max_prepared_transactions: u32,
-    /// `max_locks_per_transaction`.
-    pub max_locks_per_transaction: u32,
-    /// `wal_level`: 0 minimal, 1 replica, 2 logical.
-    pub wal_level: u32,
-    /// Whether hint bits are logged even without checksums.
-    pub wal_log_hints: bool,
-    /// Whether commit timestamps are kept.
-    pub track_commit_timestamp: bool,
-}
-
 /// How far a subscription has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ReplicationOrigin {
@@ -222,45 +169,11 @@ impl DatabaseBeginning {
     pub fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
         decode("beginning of a database", bytes, |r| {
             let generation = Lsn(r.u64()?);
-            let is_copy = r.flag()?;
+            let is_copy = flag(r)?;
             let source = (r.u32()?, r.u32()?);
             Some(DatabaseBeginning {
                 generation,
                 copied_from: is_copy.then_some(source),
-            })
-        })
-    }
-}
-
-impl ClusterParameters {
-    /// The stored bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        Writer::new()
-            .u32(self.max_connections)
-            .u32(self.max_worker_processes)
-            .u32(self.max_wal_senders)
-            .u32(self.max_prepared_transactions)
-            .u32(self.max_locks_per_transaction)
-            .u32(self.wal_level)
-            .u8(u8::from(self.wal_log_hints))
-            .u8(u8::from(self.track_commit_timestamp))
-            .0
-    }
-
-    /// From the stored bytes.
-    /// # Errors
-    /// Another version or length, or an unknown flag.
-    pub fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
-        decode("parameters of the cluster", bytes, |r| {
-            Some(ClusterParameters {
-                max_connections: r.u32()?,
-                max_worker_processes: r.u32()?,
-                max_wal_senders: r.u32()?,
-                max_prepared_transactions: r.u32()?,
-                max_locks_per_transaction: r.u32()?,
-                wal_level: r.u32()?,
-                wal_log_hints: r.flag()?,
-                track_commit_timestamp: r.flag()?,
             })
         })
     }
@@ -315,12 +228,9 @@ impl DatabaseDirectory {
     /// Another version or length, or an unknown flag.
     pub fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
         decode("database directory", bytes, |r| {
-            let is_own_tablespace = match r.u8()? {
-                0 => false,
-                1 => true,
-                _ => return None,
-            };
-            Some(DatabaseDirectory { is_own_tablespace })
+            Some(DatabaseDirectory {
+                is_own_tablespace: flag(r)?,
+            })
         })
     }
 }
@@ -337,7 +247,7 @@ impl Tablespace {
     pub fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
         decode("tablespace", bytes, |r| {
             Some(Tablespace {
-                path: r.rest_text()?,
+                path: rest_text(r)?,
             })
         })
     }
@@ -355,56 +265,6 @@ impl SlruSegment {
     pub fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
         decode("slru segment", bytes, |r| {
             Some(SlruSegment { pages: r.u32()? })
-        })
-    }
-}
-
-impl CheckpointState {
-    /// The stored bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        Writer::new()
-            .u64(self.redo.0)
-            .u32(self.timeline)
-            .u32(self.previous_timeline)
-            .u64(self.next_xid)
-            .u32(self.next_oid)
-            .u32(self.next_multixact)
-            .u32(self.next_multixact_offset)
-            .u32(self.oldest_xid)
-            .u32(self.oldest_xid_database)
-            .u32(self.oldest_multixact)
-            .u32(self.oldest_multixact_database)
-            .u64(self.time)
-            .u32(self.oldest_commit_timestamp_xid)
-            .u32(self.newest_commit_timestamp_xid)
-            .u32(self.oldest_active_xid)
-            .u8(self.full_page_writes)
-            .0
-    }
-
-    /// From the stored bytes.
-    /// # Errors
-    /// Another version or length, or an unknown flag.
-    pub fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
-        decode("checkpoint state", bytes, |r| {
-            Some(CheckpointState {
-                redo: Lsn(r.u64()?),
-                timeline: r.u32()?,
-                previous_timeline: r.u32()?,
-                next_xid: r.u64()?,
-                next_oid: r.u32()?,
-                next_multixact: r.u32()?,
-                next_multixact_offset: r.u32()?,
-                oldest_xid: r.u32()?,
-                oldest_xid_database: r.u32()?,
-                oldest_multixact: r.u32()?,
-                oldest_multixact_database: r.u32()?,
-                time: r.u64()?,
-                oldest_commit_timestamp_xid: r.u32()?,
-                newest_commit_timestamp_xid: r.u32()?,
-                oldest_active_xid: r.u32()?,
-                full_page_writes: r.u8().filter(|flag| *flag <= 1)?,
-            })
         })
     }
 }
@@ -427,7 +287,7 @@ impl PlainFile {
             Some(PlainFile {
                 length: r.u64()?,
                 mode: r.u32()?,
-                path: r.rest_text()?,
+                path: rest_text(r)?,
             })
         })
     }
@@ -462,91 +322,6 @@ impl BackupFacts {
                 data_checksum_version: r.u32()?,
             })
         })
-    }
-}
-
-fn decode<T>(
-    what: &'static str,
-    bytes: &[u8],
-    fields: impl FnOnce(&mut Reader<'_>) -> Option<T>,
-) -> Result<T, ValueError> {
-    let malformed = ValueError::Malformed {
-        what,
-        bytes: bytes.len(),
-    };
-    let mut reader = Reader(bytes);
-    match reader.u8() {
-        Some(VERSION) => {}
-        Some(version) => return Err(ValueError::Version { what, version }),
-        None => return Err(malformed),
-    }
-    match fields(&mut reader) {
-        Some(value) if reader.0.is_empty() => Ok(value),
-        _ => Err(malformed),
-    }
-}
-
-struct Writer(Vec<u8>);
-
-impl Writer {
-    fn new() -> Writer {
-        Writer(vec![VERSION])
-    }
-
-    fn u8(mut self, value: u8) -> Writer {
-        self.0.push(value);
-        self
-    }
-
-    fn u32(mut self, value: u32) -> Writer {
-        self.0.extend(value.to_le_bytes());
-        self
-    }
-
-    fn u64(mut self, value: u64) -> Writer {
-        self.0.extend(value.to_le_bytes());
-        self
-    }
-
-    fn text(mut self, value: &str) -> Writer {
-        self.0.extend(value.as_bytes());
-        self
-    }
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (field, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*field)
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.take::<1>().map(|[byte]| byte)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.take().map(u64::from_le_bytes)
-    }
-
-    fn flag(&mut self) -> Option<bool> {
-        match self.u8()? {
-            0 => Some(false),
-            1 => Some(true),
-            _ => None,
-        }
-    }
-
-    fn rest_text(&mut self) -> Option<String> {
-        let text = std::str::from_utf8(self.0).ok()?.to_owned();
-        self.0 = &[];
-        Some(text)
     }
 }
 

@@ -26,6 +26,7 @@
 use engine::types::Lsn;
 
 use super::{Change, Implied, changes_images};
+use crate::bytes_at::Unread;
 use crate::key::{BlockTag, Fork, PostgresKey, Relation};
 use crate::wal::{BlockReference, Image, RECORD_BLOCKS_MAX, Record, ResourceManager, WalVersion};
 
@@ -199,7 +200,7 @@ impl<'a> Delta<'a> {
             fork,
             block,
         };
-        PageChange::decode(tag, end, Reader(rest), scratch)
+        PageChange::decode(tag, end, Unread(rest), scratch)
             .map(Delta::Record)
             .ok_or(malformed)
     }
@@ -246,7 +247,7 @@ impl<'a> PageChange<'a> {
     fn decode(
         tag: BlockTag,
         end: Lsn,
-        mut reader: Reader<'a>,
+        mut reader: Unread<'a>,
         scratch: &'a mut DeltaScratch,
     ) -> Option<PageChange<'a>> {
         let version = WalVersion::from_postgres_major(reader.u8()?.into())?;
@@ -265,10 +266,10 @@ impl<'a> PageChange<'a> {
         let mut image = None;
         if flags & HAS_IMAGE != 0 {
             let (image_flags, hole_at, hole_bytes) = (reader.u8()?, reader.u16()?, reader.u16()?);
-            let bytes = reader.counted()?;
+            let bytes = counted(&mut reader)?;
             image = Some(Image::new(image_flags, hole_at, hole_bytes, bytes));
         }
-        let data = reader.counted()?;
+        let data = counted(&mut reader)?;
         Some(PageChange {
             image,
             change: Change {
@@ -309,7 +310,7 @@ fn encode_other(id: u8, other: &BlockTag, own: &BlockTag, out: &mut Vec<u8>) {
     out.extend(other.block.to_le_bytes());
 }
 
-fn decode_other(reader: &mut Reader<'_>, own: &BlockTag) -> Option<(u8, BlockTag)> {
+fn decode_other(reader: &mut Unread<'_>, own: &BlockTag) -> Option<(u8, BlockTag)> {
     let (id, kind) = (reader.u8()?, reader.u8()?);
     if kind > OTHER_RELATION {
         return None;
@@ -344,38 +345,10 @@ fn put_counted(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend(bytes);
 }
 
-/// What is left of the bytes.
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (field, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*field)
-    }
-
-    pub(super) fn u8(&mut self) -> Option<u8> {
-        self.take().map(|[byte]| byte)
-    }
-
-    pub(super) fn u16(&mut self) -> Option<u16> {
-        self.take().map(u16::from_le_bytes)
-    }
-
-    pub(super) fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_le_bytes)
-    }
-
-    pub(super) fn u64(&mut self) -> Option<u64> {
-        self.take().map(u64::from_le_bytes)
-    }
-
-    fn counted(&mut self) -> Option<&'a [u8]> {
-        let length = usize::from(self.u16()?);
-        let (bytes, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(bytes)
-    }
+/// What [`put_counted`] wrote.
+fn counted<'a>(reader: &mut Unread<'a>) -> Option<&'a [u8]> {
+    let length = reader.u16()?;
+    reader.take(usize::from(length))
 }
 
 const VERSION: u8 = 1;

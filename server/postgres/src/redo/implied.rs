@@ -16,7 +16,8 @@
 
 use engine::types::PAGE_BYTES;
 
-use super::delta::{DeltaError, Reader};
+use super::delta::DeltaError;
+use crate::bytes_at::Unread;
 use crate::key::{Fork, PostgresKey, Slru};
 use crate::page::PAGE_HEADER_BYTES;
 
@@ -235,15 +236,15 @@ impl<'a> Implied<'a> {
         if !(FORM_ZERO..=FORM_COMMIT_TIMESTAMPS).contains(&form) {
             return Err(DeltaError::Form(form));
         }
-        Self::fields(form, Reader(bytes)).ok_or(malformed)
+        Self::fields(form, Unread(bytes)).ok_or(malformed)
     }
 
-    fn fields(form: u8, mut reader: Reader<'a>) -> Option<Implied<'a>> {
+    fn fields(form: u8, mut reader: Unread<'a>) -> Option<Implied<'a>> {
         let in_map = |byte: &u16| usize::from(*byte) < MAP_BYTES;
         let implied = match form {
             FORM_ZERO => Implied::Zero,
             FORM_VISIBILITY_CLEAR => {
-                let bits = |reader: &mut Reader<'_>| {
+                let bits = |reader: &mut Unread<'_>| {
                     Some(MapBits {
                         byte: reader.u16().filter(in_map)?,
                         mask: reader.u8()?,
@@ -298,7 +299,7 @@ impl<'a> Implied<'a> {
 }
 
 /// The rest, as positions below `limit`.
-fn positions<'a>(reader: &mut Reader<'a>, limit: u32) -> Option<&'a [u8]> {
+fn positions<'a>(reader: &mut Unread<'a>, limit: u32) -> Option<&'a [u8]> {
     let list = std::mem::take(&mut reader.0);
     let good = list.len().is_multiple_of(2) && pairs(list).all(|at| u32::from(at) < limit);
     good.then_some(list)

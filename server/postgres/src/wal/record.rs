@@ -21,7 +21,7 @@ use engine::types::Lsn;
 use super::image::Image;
 use super::manager::ResourceManager;
 use super::version::WalVersion;
-use crate::bytes_at::{u16_at, u32_at, u64_at};
+use crate::bytes_at::{Unread, u32_at, u64_at};
 use crate::key::{BlockTag, Fork, Relation};
 
 /// Bytes of a record's header.
@@ -272,37 +272,37 @@ impl Heads {
     /// Reads the headers, fills `blocks`, and places every part within `body`.
     fn parse(body: &[u8], blocks: &mut Vec<BlockHead>) -> Result<Heads, RecordError> {
         blocks.clear();
-        let mut cursor = Cursor { bytes: body, at: 0 };
+        let mut unread = Unread(body);
         let mut data_bytes = 0usize;
         let mut main_bytes = 0usize;
         let (mut origin, mut top_xid) = (0, 0);
         // Headers end where what is left is the data they announced; main data is announced last.
-        while cursor.left() > data_bytes {
-            match cursor.u8()? {
+        while unread.0.len() > data_bytes {
+            match unread.u8().ok_or(SHORT)? {
                 MAIN_DATA_SHORT => {
-                    main_bytes = usize::from(cursor.u8()?);
+                    main_bytes = usize::from(unread.u8().ok_or(SHORT)?);
                     data_bytes += main_bytes;
                     break;
                 }
                 MAIN_DATA_LONG => {
-                    main_bytes = usize::try_from(cursor.u32()?).map_err(|_| RecordError::Length)?;
+                    main_bytes = usize::try_from(unread.u32().ok_or(SHORT)?).map_err(|_| SHORT)?;
                     data_bytes += main_bytes;
                     break;
                 }
-                ORIGIN => origin = cursor.u16()?,
-                TOP_XID => top_xid = cursor.u32()?,
+                ORIGIN => origin = unread.u16().ok_or(SHORT)?,
+                TOP_XID => top_xid = unread.u32().ok_or(SHORT)?,
                 id if id <= BLOCK_ID_MAX => {
-                    let head = block_head(&mut cursor, id, blocks.last())?;
+                    let head = block_head(&mut unread, id, blocks.last())?;
                     data_bytes += head.image.len() + head.data.len();
                     blocks.push(head);
                 }
                 id => return Err(RecordError::BlockId(id)),
             }
         }
-        if cursor.left() != data_bytes {
+        if unread.0.len() != data_bytes {
             return Err(RecordError::Length);
         }
-        let mut at = cursor.at;
+        let mut at = body.len() - unread.0.len();
         for head in blocks {
             head.image = at..at + head.image.len();
             head.data = head.image.end..head.image.end + head.data.len();
@@ -318,25 +318,25 @@ impl Heads {
 
 /// The header of block `id`, behind its id; its parts' ranges have the right lengths but begin at 0.
 fn block_head(
-    cursor: &mut Cursor<'_>,
+    unread: &mut Unread<'_>,
     id: u8,
     before: Option<&BlockHead>,
 ) -> Result<BlockHead, RecordError> {
     if before.is_some_and(|before| before.id >= id) {
         return Err(RecordError::BlockOrder(id));
     }
-    let flags = cursor.u8()?;
-    let data_bytes = usize::from(cursor.u16()?);
+    let flags = unread.u8().ok_or(SHORT)?;
+    let data_bytes = usize::from(unread.u16().ok_or(SHORT)?);
     if (flags & BLOCK_HAS_DATA != 0) != (data_bytes > 0) {
         return Err(RecordError::DataFlag(id));
     }
     let has_image = flags & BLOCK_HAS_IMAGE != 0;
     let (mut image_flags, mut image_bytes, mut hole) = (0, 0, (0, 0));
     if has_image {
-        image_bytes = cursor.u16()?;
-        let hole_at = cursor.u16()?;
-        image_flags = cursor.u8()?;
-        let hole_bytes = Image::hole_bytes(image_flags, image_bytes, || cursor.u16())?;
+        image_bytes = unread.u16().ok_or(SHORT)?;
+        let hole_at = unread.u16().ok_or(SHORT)?;
+        image_flags = unread.u8().ok_or(SHORT)?;
+        let hole_bytes = Image::hole_bytes(image_flags, image_bytes, || unread.u16().ok_or(SHORT))?;
         if !Image::header_is_sound(image_flags, image_bytes, hole_at, hole_bytes) {
             return Err(RecordError::Image {
                 id,
@@ -350,9 +350,9 @@ fn block_head(
     }
     let relation = if flags & BLOCK_SAME_RELATION == 0 {
         Relation {
-            tablespace: cursor.u32()?,
-            database: cursor.u32()?,
-            number: cursor.u32()?,
+            tablespace: unread.u32().ok_or(SHORT)?,
+            database: unread.u32().ok_or(SHORT)?,
+            number: unread.u32().ok_or(SHORT)?,
         }
     } else {
         before.ok_or(RecordError::NoRelation)?.tag.relation
@@ -363,7 +363,7 @@ fn block_head(
         tag: BlockTag {
             relation,
             fork: Fork::from_number(fork).ok_or(RecordError::Fork(fork))?,
-            block: cursor.u32()?,
+            block: unread.u32().ok_or(SHORT)?,
         },
         will_init: flags & BLOCK_WILL_INIT != 0,
         has_image,
@@ -374,34 +374,8 @@ fn block_head(
     })
 }
 
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Cursor<'_> {
-    fn left(&self) -> usize {
-        self.bytes.len() - self.at
-    }
-
-    fn u8(&mut self) -> Result<u8, RecordError> {
-        let value = *self.bytes.get(self.at).ok_or(RecordError::Length)?;
-        self.at += 1;
-        Ok(value)
-    }
-
-    fn u16(&mut self) -> Result<u16, RecordError> {
-        let value = u16_at(self.bytes, self.at).ok_or(RecordError::Length)?;
-        self.at += 2;
-        Ok(value)
-    }
-
-    fn u32(&mut self) -> Result<u32, RecordError> {
-        let value = u32_at(self.bytes, self.at).ok_or(RecordError::Length)?;
-        self.at += 4;
-        Ok(value)
-    }
-}
+/// What the headers announce is not all there.
+const SHORT: RecordError = RecordError::Length;
 
 const BLOCK_ID_MAX: u8 = 32;
 const MAIN_DATA_SHORT: u8 = 255;
