@@ -10,6 +10,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use engine::types::Lsn;
@@ -211,9 +212,9 @@ impl SegmentFiles {
         let segment = position.0 / self.segment_bytes;
         let segment_end = (segment + 1) * self.segment_bytes;
         let path = self.directory.join(self.name_of(segment));
-        if path.is_file() {
+        if let Some(file) = existing(&path)? {
             for at in (next..segment_end).step_by(WAL_PAGE_BYTES) {
-                if self.is_page(&path, Lsn(at))? {
+                if self.has_page(&file, &path, Lsn(at))? {
                     return Ok(Some(Lsn(at)));
                 }
             }
@@ -231,31 +232,27 @@ impl SegmentFiles {
                 continue;
             };
             let at = Lsn(number * self.segment_bytes);
-            if later.is_none_or(|later| at < later) && self.is_page(&entry.path(), at)? {
+            let path = entry.path();
+            if later.is_none_or(|later| at < later)
+                && let Some(file) = existing(&path)?
+                && self.has_page(&file, &path, at)?
+            {
                 later = Some(at);
             }
         }
         Ok(later)
     }
 
-    /// Whether the file has the page of this run that begins at `at`.
-    fn is_page(&self, path: &Path, at: Lsn) -> Result<bool, SegmentFilesError> {
-        let failed = |source| SegmentFilesError::File {
-            path: path.to_owned(),
-            source,
-        };
-        let mut file = match File::open(path) {
-            // A server renames files that it has used up.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            opened => opened.map_err(failed)?,
-        };
-        let offset = io::SeekFrom::Start(at.0 % self.segment_bytes);
-        io::Seek::seek(&mut file, offset).map_err(failed)?;
+    /// Whether the file at `path` has the page of this run that begins at `at`.
+    fn has_page(&self, file: &File, path: &Path, at: Lsn) -> Result<bool, SegmentFilesError> {
         let mut header = [0; LONG_HEADER_BYTES];
-        match file.read_exact(&mut header) {
+        match file.read_exact_at(&mut header, at.0 % self.segment_bytes) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
-            Err(error) => return Err(failed(error)),
+            Err(source) => {
+                let path = path.to_owned();
+                return Err(SegmentFilesError::File { path, source });
+            }
         }
         let header = WalPageHeader::decode(&header);
         Ok(header.is_some_and(|header| {
@@ -277,14 +274,10 @@ impl SegmentFiles {
             source,
         };
         if self.open.as_ref().is_none_or(|(open, _)| *open != segment) {
-            let mut file = match File::open(&path) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let why = format!("there is no file {}", self.name_of(segment));
-                    self.stop(why, at)?;
-                    return Ok(0);
-                }
-                Err(error) => return Err(failed(error)),
+            let Some(mut file) = existing(&path)? else {
+                let why = format!("there is no file {}", self.name_of(segment));
+                self.stop(why, at)?;
+                return Ok(0);
             };
             let offset = io::SeekFrom::Start(at.0 % self.segment_bytes);
             io::Seek::seek(&mut file, offset).map_err(failed)?;
@@ -318,6 +311,18 @@ impl SegmentFiles {
             segment / per_id,
             segment % per_id
         )
+    }
+}
+
+/// Opens a file; `None` if there is none: a server renames those that it has used up.
+fn existing(path: &Path) -> Result<Option<File>, SegmentFilesError> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(SegmentFilesError::File {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
