@@ -13,127 +13,13 @@
 use engine::types::Lsn;
 
 use super::manager::ResourceManager;
-use super::page_header::{
-    LONG_HEADER_BYTES, LongHeader, SHORT_HEADER_BYTES, WAL_PAGE_BYTES, WalPageHeader,
-};
+use super::page_header::{LONG_HEADER_BYTES, SHORT_HEADER_BYTES, WAL_PAGE_BYTES, WalPageHeader};
 use super::record::{
-    RECORD_BYTES_MAX, RECORD_HEADER_BYTES, Record, RecordError, RecordHeader, RecordScratch,
-    record_crc,
+    RECORD_BYTES_MAX, RECORD_HEADER_BYTES, Record, RecordHeader, RecordScratch, record_crc,
 };
-use super::version::WalVersion;
+use super::stream::WalStream;
+use super::wal_error::{EndReason, RecordFault, WalError};
 use crate::bytes_at::u32_at;
-
-/// Which WAL to expect.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct WalStream {
-    /// Names the cluster.
-    pub system_identifier: u64,
-    /// What its pages have to be of.
-    pub version: WalVersion,
-    /// Timeline of the last page. Pages from before a switch of timelines may be of lower ones.
-    pub timeline: u32,
-    /// Bytes of a segment file: a power of two, 1 MiB to 1 GiB.
-    pub segment_bytes: u32,
-}
-
-/// Why WAL does not go on.
-#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum WalError {
-    /// Nothing was written there.
-    #[error("WAL ends at {at}: {reason}")]
-    End {
-        /// Position of the page or record.
-        at: Lsn,
-        /// What was found there.
-        reason: EndReason,
-    },
-    /// A page of something else, or of a version that is not supported.
-    #[error("WAL page at {at} has {what} {found:#x}, expected {wanted:#x}")]
-    Foreign {
-        /// Position of the page.
-        at: Lsn,
-        /// Which field.
-        what: &'static str,
-        /// As found.
-        found: u64,
-        /// As expected.
-        wanted: u64,
-    },
-    /// A record that is not whole or not right: where a server was killed, the end; elsewhere, damage.
-    #[error("WAL record at {at}, {}: {reason}", ManagerName(*manager))]
-    Record {
-        /// Position of the record.
-        at: Lsn,
-        /// Whose it says it is, if that much could be read.
-        manager: Option<ResourceManager>,
-        /// What is wrong.
-        reason: RecordFault,
-    },
-}
-
-/// What says that nothing was written.
-#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum EndReason {
-    /// A page of zeros.
-    #[error("the page was never written")]
-    EmptyPage,
-    /// A page of an older life of the segment file.
-    #[error("the page is an older one, of {0}")]
-    OlderPage(Lsn),
-    /// A length of zero where a record should begin.
-    #[error("nothing was written there")]
-    NoRecord,
-}
-
-/// What is wrong with a record.
-#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum RecordFault {
-    /// No record is so short or so long.
-    #[error("no record has {0} bytes")]
-    Length(u32),
-    /// Neither built in nor custom.
-    #[error("no such resource manager")]
-    Manager,
-    /// It names another record as the one before it.
-    #[error("the record before it is at {wanted}, not at {found}")]
-    Previous {
-        /// As found.
-        found: Lsn,
-        /// As expected.
-        wanted: Lsn,
-    },
-    /// Checksum.
-    #[error("the checksum is wrong")]
-    Checksum,
-    /// The next page does not go on with it.
-    #[error("its continuation is missing")]
-    NotContinued,
-    /// The next page goes on with a record of another length.
-    #[error("its continuation has {found} bytes, not {wanted}")]
-    ContinuedBytes {
-        /// As found.
-        found: u32,
-        /// As expected.
-        wanted: usize,
-    },
-    /// A page begins in the middle of a record that did not begin.
-    #[error("its beginning is missing")]
-    NotBegun,
-    /// Right checksum, wrong content.
-    #[error(transparent)]
-    Content(#[from] RecordError),
-}
-
-struct ManagerName(Option<ResourceManager>);
-
-impl std::fmt::Display for ManagerName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Some(manager) => manager.fmt(f),
-            None => f.write_str("resource manager unknown"),
-        }
-    }
-}
 
 /// What a chunk gave.
 #[derive(Debug)]
@@ -300,73 +186,13 @@ impl WalDecoder {
         let page = page_of(self.position);
         self.position.0 += taken as u64;
         if self.header.len() == whole {
-            let header = self.checked_header(page)?;
+            let header = self
+                .stream
+                .checked_header(&self.header, page, self.timeline)?;
             self.header.clear();
             self.begin_page(page, &header)?;
         }
         Ok(taken)
-    }
-
-    fn checked_header(&self, at: Lsn) -> Result<WalPageHeader, WalError> {
-        let end = |reason| WalError::End { at, reason };
-        let foreign = |what, found: u64, wanted: u64| WalError::Foreign {
-            at,
-            what,
-            found,
-            wanted,
-        };
-        let same = |what, found, wanted| {
-            if found == wanted {
-                Ok(())
-            } else {
-                Err(foreign(what, found, wanted))
-            }
-        };
-        let stream = &self.stream;
-        if self.header.iter().all(|byte| *byte == 0) {
-            return Err(end(EndReason::EmptyPage));
-        }
-        let header = WalPageHeader::decode(&self.header).expect("a whole header was taken");
-        // A used segment file may be of an older version, or of the same cluster under another timeline.
-        if header.lsn < at && header.lsn.0.is_multiple_of(WAL_PAGE_BYTES as u64) {
-            return Err(end(EndReason::OlderPage(header.lsn)));
-        }
-        let magic = stream.version.magic();
-        same("magic", header.magic.into(), magic.into())?;
-        same("unknown flags", header.unknown_flags.into(), 0)?;
-        same("position", header.lsn.0, at.0)?;
-        if header.timeline < self.timeline || header.timeline > stream.timeline {
-            return Err(foreign(
-                "timeline",
-                header.timeline.into(),
-                stream.timeline.into(),
-            ));
-        }
-        let first_of_segment = at.0.is_multiple_of(u64::from(stream.segment_bytes));
-        same(
-            "long header flag",
-            header.long.is_some().into(),
-            first_of_segment.into(),
-        )?;
-        if let Some(LongHeader {
-            system_identifier,
-            segment_bytes,
-            page_bytes,
-        }) = header.long
-        {
-            same(
-                "system identifier",
-                system_identifier,
-                stream.system_identifier,
-            )?;
-            same(
-                "segment size",
-                segment_bytes.into(),
-                stream.segment_bytes.into(),
-            )?;
-            same("page size", page_bytes.into(), WAL_PAGE_BYTES as u64)?;
-        }
-        Ok(header)
     }
 
     /// Whether the page goes on with the record that the page before left unfinished.

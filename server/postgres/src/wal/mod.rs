@@ -10,9 +10,11 @@ mod quiet_check;
 mod record;
 mod segment_files;
 mod stats;
+mod stream;
 mod version;
+mod wal_error;
 
-pub use decoder::{Decoded, EndReason, RecordFault, WalDecoder, WalError, WalStream};
+pub use decoder::{Decoded, WalDecoder};
 pub use image::{Image, ImageError};
 pub use kind::{Proof, RecordKind};
 pub use manager::ResourceManager;
@@ -24,4 +26,6 @@ pub use record::{
 pub(crate) use segment_files::first_record_of_segment;
 pub use segment_files::{SegmentFiles, SegmentFilesError, WalDamage};
 pub use stats::{WalStats, WalVolume};
+pub use stream::WalStream;
 pub use version::WalVersion;
+pub use wal_error::{EndReason, RecordFault, WalError};

@@ -15,9 +15,10 @@ use std::path::{Path, PathBuf};
 
 use engine::types::Lsn;
 
-use super::decoder::{Decoded, WalDecoder, WalStream};
+use super::decoder::{Decoded, WalDecoder};
 use super::page_header::{LONG_HEADER_BYTES, SHORT_HEADER_BYTES, WAL_PAGE_BYTES, WalPageHeader};
 use super::record::Record;
+use super::stream::WalStream;
 use super::version::WalVersion;
 
 /// Why a directory cannot be read as WAL.

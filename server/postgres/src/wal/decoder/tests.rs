@@ -1,4 +1,5 @@
 use super::*;
+use crate::wal::WalVersion;
 
 pub(in crate::wal) const STREAM: WalStream = WalStream {
     system_identifier: 77,
