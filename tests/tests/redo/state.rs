@@ -1,15 +1,17 @@
 //! Our replay of everything: every key's newest version, made of what `touch` says of each record, from the values that an
 //! import of the files finds. In the end it has to be what a standby's files are.
-//!
-//! That something was compared says little if it would have been the same without the record. So besides there is a
-//! replay without the records of each kind, which has to come out otherwise.
+
+mod counters;
+mod omissions;
+
+pub(crate) use omissions::Omissions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use engine::types::{Lsn, PAGE_BYTES};
 use harness::postgres::MapSink;
-use postgres::control_file::{CHECKPOINT_BYTES, ControlFile, decode_checkpoint};
+use postgres::control_file::ControlFile;
 use postgres::import::ImportSource;
 use postgres::key::{BlockTag, CHUNK_BYTES, Fork, PostgresKey, Relation};
 use postgres::redo::redo;
@@ -19,9 +21,8 @@ use postgres::value::{
     SlruSegment, Tablespace,
 };
 use postgres::verify::Page;
-use postgres::wal::{Proof, Record, RecordKind, ResourceManager, WalVersion};
+use postgres::wal::{Record, RecordKind};
 
-use crate::coverage;
 use crate::files::{Comparison, Files, Part};
 use crate::standby::{control_file, first_difference, pages_of};
 
@@ -29,6 +30,8 @@ use crate::standby::{control_file, first_difference, pages_of};
 pub(crate) struct State {
     values: BTreeMap<PostgresKey, Vec<u8>>,
     cluster: ClusterState,
+    /// The counters that it began with.
+    begun: CheckpointState,
     /// What was otherwise than it should be on the way.
     failures: Vec<(Part, String)>,
     /// Which parts the records of a kind touched.
@@ -64,6 +67,7 @@ impl State {
         }
         State {
             values,
+            begun: *cluster.checkpoint(),
             cluster,
             failures: Vec::new(),
             touched: BTreeMap::new(),
@@ -140,42 +144,6 @@ impl State {
         }
     }
 
-    /// What a checkpoint of the primary says, which is what the records before it have to have told.
-    fn check_counters(&mut self, record: &Record<'_>) {
-        if record.manager != ResourceManager::XLOG {
-            return;
-        }
-        match record.operation() {
-            NEXT_OID => self.next_oid_at = record.start,
-            operation @ (CHECKPOINT_SHUTDOWN | CHECKPOINT_ONLINE) => {
-                let bytes = record.main.first_chunk::<CHECKPOINT_BYTES>();
-                let found = decode_checkpoint(bytes.expect("a checkpoint"));
-                let known = *self.cluster.checkpoint();
-                let mut wrong = |what: String| self.failures.push((Part::Counters, what));
-                let at = record.start;
-                if known.full_page_writes != found.full_page_writes {
-                    wrong(format!("full page writes at {at}: not as before"));
-                }
-                if operation == CHECKPOINT_SHUTDOWN {
-                    return;
-                }
-                // Ids up to this one were set aside by the last record of it.
-                if self.next_oid_at < found.redo && known.next_oid != found.next_oid {
-                    wrong(format!(
-                        "next oid at {at}: {} and {}",
-                        known.next_oid, found.next_oid
-                    ));
-                }
-                // The server listed what is running after it had begun the checkpoint.
-                let (known, found) = (known.oldest_active_xid, found.oldest_active_xid);
-                if known.wrapping_sub(found) > u32::MAX / 2 {
-                    wrong(format!("oldest running at {at}: {known} before {found}"));
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// What a copy of a database has no version of is the original's.
     fn begin_database(&mut self, to: (u32, u32), from: Option<(u32, u32)>) {
         let copied: Vec<_> = self
@@ -215,20 +183,6 @@ impl State {
         all
     }
 
-    fn compare_counters(&self, theirs: &Theirs, all: &mut Comparison) {
-        // The standby's file tells of the last checkpoint before the stop.
-        let last = &theirs.standby.checkpoint;
-        let own = self.cluster.checkpoint();
-        all.field("redo", own.redo, last.redo);
-        all.field("time", own.time, last.time);
-        all.field(
-            "parameters",
-            *self.cluster.parameters(),
-            theirs.standby.parameters,
-        );
-        self.compare_end(&theirs.primary.checkpoint, all);
-    }
-
     /// Compares with the files of a primary that was shut down, but for its pages: they have what is not logged.
     pub(crate) fn compare_with_primary(&self, data: &Path) -> Comparison {
         let mut all = Comparison::of(&self.files(), &Files::read(data));
@@ -237,62 +191,6 @@ impl State {
         }
         self.compare_end(&control_file(data).checkpoint, &mut all);
         all
-    }
-
-    /// Where it stopped, a primary wrote the counters down.
-    fn compare_end(&self, end: &CheckpointState, all: &mut Comparison) {
-        let CheckpointState {
-            redo: _,
-            time: _,
-            timeline,
-            previous_timeline,
-            next_xid,
-            next_oid,
-            next_multixact,
-            next_multixact_offset,
-            oldest_xid,
-            oldest_xid_database,
-            oldest_multixact,
-            oldest_multixact_database,
-            oldest_commit_timestamp_xid,
-            newest_commit_timestamp_xid,
-            // Between checkpoints only the memory of a standby has it: compared at each of them.
-            oldest_active_xid: _,
-            full_page_writes,
-        } = *self.cluster.checkpoint();
-        all.field("timeline", timeline, end.timeline);
-        all.field("the one before", previous_timeline, end.previous_timeline);
-        all.field("next transaction", next_xid, end.next_xid);
-        all.field("next multixact", next_multixact, end.next_multixact);
-        all.field(
-            "next offset",
-            next_multixact_offset,
-            end.next_multixact_offset,
-        );
-        all.field("oldest transaction", oldest_xid, end.oldest_xid);
-        all.field("its database", oldest_xid_database, end.oldest_xid_database);
-        all.field("oldest multixact", oldest_multixact, end.oldest_multixact);
-        all.field(
-            "its database",
-            oldest_multixact_database,
-            end.oldest_multixact_database,
-        );
-        all.field(
-            "commit timestamps",
-            (oldest_commit_timestamp_xid, newest_commit_timestamp_xid),
-            (
-                end.oldest_commit_timestamp_xid,
-                end.newest_commit_timestamp_xid,
-            ),
-        );
-        all.field("full page writes", full_page_writes, end.full_page_writes);
-        // The primary had not used up what it had set aside, which is what a standby knows.
-        let unused = next_oid.checked_sub(end.next_oid);
-        all.field(
-            "next oid",
-            unused.is_some_and(|unused| unused <= OIDS_AT_ONCE),
-            true,
-        );
     }
 
     /// Everything but pages of relations and counters.
@@ -401,57 +299,6 @@ impl Theirs {
     }
 }
 
-/// Replays of the records that change state: of all of them, and for each kind without its own.
-pub(crate) struct Omissions {
-    whole: State,
-    others: Vec<State>,
-}
-
-impl Omissions {
-    /// From where `state` begins.
-    pub(crate) fn of(state: &State, version: WalVersion) -> Omissions {
-        let kinds = RecordKind::all(version).filter(|kind| Omissions::changes_state(kind));
-        let without = |kind| State {
-            left_out: Some(kind),
-            ..state.without_pages()
-        };
-        Omissions {
-            whole: state.without_pages(),
-            others: kinds.map(without).collect(),
-        }
-    }
-
-    fn changes_state(kind: &RecordKind) -> bool {
-        kind.proof == Proof::Standby && !coverage::changes_nothing(kind)
-    }
-
-    /// Takes a record, if state is what it may change.
-    pub(crate) fn observe(&mut self, record: &Record<'_>) {
-        let kind = RecordKind::of(record.version, record.manager, record.info);
-        if kind.is_some_and(Omissions::changes_state) {
-            self.whole.observe(record);
-            for state in &mut self.others {
-                state.observe(record);
-            }
-        }
-    }
-
-    /// Kinds without whose records the standby's files would be no others.
-    ///
-    /// # Panics
-    /// With all of them they are others.
-    pub(crate) fn unnoticed(&self, theirs: &Theirs) -> Vec<&'static RecordKind> {
-        let differences = self.whole.compare(theirs).differences;
-        assert!(
-            differences.is_empty(),
-            "of records of state alone: {differences:#?}"
-        );
-        let others = self.others.iter();
-        let unnoticed = others.filter(|state| state.compare(theirs).differences.is_empty());
-        unnoticed.filter_map(|state| state.left_out).collect()
-    }
-}
-
 fn remove_blocks(values: &mut BTreeMap<PostgresKey, Vec<u8>>, relation: Relation, fork: Fork) {
     let block = |block| PostgresKey::Block {
         relation,
@@ -508,9 +355,3 @@ fn moved(key: PostgresKey, to: (u32, u32)) -> Option<((u32, u32), PostgresKey)> 
         _ => None,
     }
 }
-
-const CHECKPOINT_SHUTDOWN: u8 = 0x00;
-const CHECKPOINT_ONLINE: u8 = 0x10;
-const NEXT_OID: u8 = 0x30;
-/// As many as a primary sets aside.
-const OIDS_AT_ONCE: u32 = 8192;
