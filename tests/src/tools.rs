@@ -26,6 +26,11 @@ pub fn postgres_server(major: u32) -> PathBuf {
     repository().join(below_tools)
 }
 
+/// PostgreSQL's own regression suite: `sql`, `data`, `parallel_schedule`.
+pub fn postgres_regression_suite() -> PathBuf {
+    repository().join("target/test-tools/postgres-regress")
+}
+
 /// The file below `target/test-tools`, or `name` as the machine's search path finds it.
 fn installed(below_tools: &str, name: &str) -> PathBuf {
     let path = repository().join("target/test-tools").join(below_tools);

@@ -1,10 +1,11 @@
 //! A cluster of one version and mode, from which every record since its start is kept.
 
 use std::fmt;
+use std::process::Command;
 
-use harness::postgres::{TestCluster, server_binaries};
+use harness::postgres::{TestCluster, binaries, server_binaries};
 use harness::sql::Session;
-use postgres::local_cluster::{ClusterOptions, StopMode};
+use postgres::local_cluster::{ClusterOptions, SUPERUSER, StopMode};
 
 use crate::standby::Backup;
 use crate::surgery;
@@ -147,6 +148,18 @@ impl Run {
 
     pub(crate) fn session(&self) -> Session {
         Session::open(self.cluster.port(), "postgres")
+    }
+
+    /// A client program of this machine, to connect to the server: those of newer versions come without. It begins in the
+    /// cluster's folder.
+    pub(crate) fn client(&self, program: &str) -> Command {
+        let mut command = Command::new(binaries().program(program));
+        command
+            .env("PGHOST", "127.0.0.1")
+            .env("PGPORT", self.cluster.port().to_string())
+            .env("PGUSER", SUPERUSER)
+            .current_dir(self.cluster.folder());
+        command
     }
 
     pub(crate) fn restart(&mut self, stop: StopMode) {

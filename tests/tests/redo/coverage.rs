@@ -209,14 +209,6 @@ pub(crate) fn judge(major: u32, mode: Mode, report: &Report, standby: &StandbyPr
         .map(ToString::to_string)
         .filter(|name| NEVER_WRITTEN.iter().any(|(other, _)| other == name))
         .collect();
-    let uncovered: Vec<_> = RecordKind::all(report.version())
-        .filter(|kind| {
-            let counts = report.counts(kind);
-            let is_proved = counts.compared > 0 || standby.proves(kind) || changes_nothing(kind);
-            counts.records > 0 && !is_proved
-        })
-        .map(ToString::to_string)
-        .collect();
     let unnoticed: Vec<_> = standby
         .unnoticed
         .iter()
@@ -227,13 +219,8 @@ pub(crate) fn judge(major: u32, mode: Mode, report: &Report, standby: &StandbyPr
         .filter(|kind| changes_nothing(kind) && !standby.state.stores_nothing(kind))
         .map(ToString::to_string)
         .collect();
-    println!("uncovered: {uncovered:?}");
-    let state = &standby.comparison;
-    assert!(
-        standby.pages.differences.is_empty() && state.differences.is_empty(),
-        "the standby differs, see above"
-    );
-    assert!(uncovered.is_empty(), "proved by nothing: {uncovered:?}");
+    assert_agreement(report, standby);
+    assert_all_proved(report, standby);
     assert!(
         unnoticed.is_empty(),
         "the standby would be the same without: {unnoticed:?}"
@@ -242,7 +229,6 @@ pub(crate) fn judge(major: u32, mode: Mode, report: &Report, standby: &StandbyPr
         storing.is_empty(),
         "said to change nothing that is stored: {storing:?}"
     );
-    assert!(report.is_clean(), "redo and Postgres disagree, see above");
     assert!(unseen.is_empty(), "never seen: {unseen:?}");
     assert!(
         uncompared.is_empty(),
@@ -251,6 +237,49 @@ pub(crate) fn judge(major: u32, mode: Mode, report: &Report, standby: &StandbyPr
     assert!(
         surprising.is_empty(),
         "said not to be written: {surprising:?}"
+    );
+}
+
+/// Fails if a page or the standby is otherwise.
+fn assert_agreement(report: &Report, standby: &StandbyProof) {
+    assert!(
+        standby.pages.differences.is_empty() && standby.comparison.differences.is_empty(),
+        "the standby differs, see above"
+    );
+    assert!(report.is_clean(), "redo and Postgres disagree, see above");
+}
+
+/// Fails if anything was seen that neither images nor the standby prove.
+fn assert_all_proved(report: &Report, standby: &StandbyProof) {
+    let uncovered: Vec<_> = RecordKind::all(report.version())
+        .filter(|kind| {
+            let counts = report.counts(kind);
+            let is_proved = counts.compared > 0 || standby.proves(kind) || changes_nothing(kind);
+            counts.records > 0 && !is_proved
+        })
+        .map(ToString::to_string)
+        .collect();
+    assert!(uncovered.is_empty(), "proved by nothing: {uncovered:?}");
+}
+
+/// Fails if anything of a run of the regression suite mismatched, or if it did much less than the suite does.
+pub(crate) fn judge_regression(major: u32, mode: Mode, report: &Report, standby: &StandbyProof) {
+    println!("PostgreSQL {major}, regression suite, {mode}\n{report}");
+    print_differences(report, standby);
+    let mode = match mode {
+        Mode::Deltas => "deltas",
+        Mode::FullPages => "full-pages",
+    };
+    write_rows(&format!("{major}-regression-{mode}.tsv"), report, standby);
+    let seen = RecordKind::all(report.version()).map(|kind| report.counts(kind).records);
+    let seen: Vec<u64> = seen.filter(|records| *records > 0).collect();
+    let records: u64 = seen.iter().sum();
+    println!("{records} records of {} kinds", seen.len());
+    assert_agreement(report, standby);
+    assert_all_proved(report, standby);
+    assert!(
+        records > 1_500_000 && seen.len() >= 90,
+        "most of the suite did not run"
     );
 }
 
@@ -294,11 +323,7 @@ pub(crate) fn judge_load(
     for mismatch in &promoted.mismatches {
         println!("{mismatch}");
     }
-    assert!(
-        standby.pages.differences.is_empty() && standby.comparison.differences.is_empty(),
-        "the standby differs, see above"
-    );
-    assert!(report.is_clean(), "redo and Postgres disagree, see above");
+    assert_agreement(report, standby);
     assert!(
         promoted.is_clean() && state.differences.is_empty(),
         "redo and the promoted standby disagree, see above"

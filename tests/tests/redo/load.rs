@@ -2,9 +2,8 @@
 
 use std::process::{Child, Command, Stdio};
 
-use harness::postgres::binaries;
 use harness::sql::Session;
-use postgres::local_cluster::{SUPERUSER, StopMode};
+use postgres::local_cluster::StopMode;
 
 use crate::cluster::Run;
 use crate::surgery;
@@ -84,14 +83,10 @@ pub(crate) fn methods(run: &Run) -> &'static [&'static str] {
     }
 }
 
-/// `pgbench` of this machine: servers of newer versions come without.
 fn pgbench(run: &Run) -> Command {
-    let mut command = Command::new(binaries().program("pgbench"));
+    let mut command = run.client("pgbench");
     command
-        .args(["--host=127.0.0.1", "--username", SUPERUSER])
-        .arg(format!("--port={}", run.cluster.port()))
         .env("PGDATABASE", "postgres")
-        .current_dir(run.cluster.folder())
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     command

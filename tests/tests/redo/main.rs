@@ -8,6 +8,7 @@ mod coverage;
 mod files;
 mod load;
 mod promotion;
+mod regression;
 mod standby;
 mod state;
 mod surgery;
@@ -44,6 +45,15 @@ fn prove_under_load(major: u32) {
     }
     let promoted = promotion::prove(&run, &mut proof.state);
     coverage::judge_load(major, &report, &proof, &promoted);
+}
+
+/// PostgreSQL's own regression suite, side by side with vacuum.
+fn prove_by_regression(major: u32, mode: Mode) {
+    let mut run = Run::prepare(major, mode);
+    regression::run(&run);
+    run.finish();
+    let (report, proof) = compare(&run);
+    coverage::judge_regression(major, mode, &report, &proof);
 }
 
 /// Replays the run, and compares with its standby.
@@ -169,4 +179,29 @@ fn version_17_under_load() {
 #[test]
 fn version_18_under_load() {
     prove_under_load(18);
+}
+
+#[test]
+fn version_15_regression_without_full_pages() {
+    prove_by_regression(15, Mode::Deltas);
+}
+
+#[test]
+fn version_15_regression_with_full_pages() {
+    prove_by_regression(15, Mode::FullPages);
+}
+
+#[test]
+fn version_16_regression_with_full_pages() {
+    prove_by_regression(16, Mode::FullPages);
+}
+
+#[test]
+fn version_17_regression_without_full_pages() {
+    prove_by_regression(17, Mode::Deltas);
+}
+
+#[test]
+fn version_18_regression_with_full_pages() {
+    prove_by_regression(18, Mode::FullPages);
 }
