@@ -140,7 +140,9 @@ fn beside(run: &Run, round: u32) {
             // Cuts the end off, and the maps.
             "vacuum regrown",
             "insert into regrown select generate_series(1, 3000)",
-            "vacuum mixed",
+            // Not its indexes: vacuum logs a bucket of a hash index with the bucket's first page, which it does not hold, so
+            // that the image of it for comparison may change under the record's checksum while clients insert.
+            "vacuum (index_cleanup off) mixed",
             "checkpoint",
             "begin; truncate regrown; insert into regrown select generate_series(1, 900); end",
             "begin; truncate regrown; insert into regrown select generate_series(1, 70); rollback",
