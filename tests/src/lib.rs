@@ -1,6 +1,8 @@
 //! What the tests of the whole are made of: harness of black-box tests, simulation, golden files.
 //!
 //! - [`postgres`]: throw-away clusters; [`sql`]: sessions of them;
+//! - [`standby`]: the oracle: a stock standby that replays the same WAL; [`cluster_state`]: state that is no page, from files or
+//!   from versions;
 //! - [`tools`]: where `tests/run` put the servers that play object stores.
 //! - [`sim`]: the deterministic simulation.
 //! - [`server`]: the program as an operator runs it; [`page_client`]: a client of the page protocol.
@@ -8,6 +10,7 @@
 //! - [`store_proxy`]: holds a request on its way to them.
 #![forbid(unsafe_code)]
 
+pub mod cluster_state;
 pub mod engine;
 pub mod gcs_stub;
 pub mod object_contract;
@@ -16,6 +19,7 @@ pub mod postgres;
 pub mod server;
 pub mod sim;
 pub mod sql;
+pub mod standby;
 pub mod store_proxy;
 pub mod stores;
 pub mod tools;

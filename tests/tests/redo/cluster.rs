@@ -7,8 +7,8 @@ use harness::postgres::{TestCluster, binaries, server_binaries};
 use harness::sql::Session;
 use postgres::local_cluster::{ClusterOptions, SUPERUSER, StopMode};
 
-use crate::standby::Backup;
 use crate::surgery;
+use harness::standby::Backup;
 
 /// How the cluster writes its WAL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,9 +7,9 @@ use postgres::verify::Report;
 use postgres::wal::{Proof, RecordKind};
 
 use crate::cluster::Mode;
-use crate::files::Comparison;
-use crate::standby::Verdict;
 use crate::state::State;
+use harness::cluster_state::Comparison;
+use harness::standby::Verdict;
 
 /// Kinds that the workload does not make: name and reason.
 const NEVER_WRITTEN: [(&str, &str); 4] = [

@@ -5,11 +5,9 @@
 
 mod cluster;
 mod coverage;
-mod files;
 mod load;
 mod promotion;
 mod regression;
-mod standby;
 mod state;
 mod surgery;
 mod workload;
@@ -17,6 +15,7 @@ mod workload;
 use std::collections::BTreeSet;
 
 use engine::types::Lsn;
+use harness::standby::control_file;
 use postgres::key::BlockTag;
 use postgres::verify::{Page, Report, Verifier};
 use postgres::wal::SegmentFiles;
@@ -95,7 +94,7 @@ fn replay(run: &Run, pages: Vec<(BlockTag, Box<Page>)>, state: &mut State) -> Re
     let mut omissions = Omissions::of(state, files.version());
     let mut methods = BTreeSet::new();
     let mut end = Lsn::INVALID;
-    let last = standby::control_file(&run.cluster.data_directory()).checkpoint_lsn;
+    let last = control_file(&run.cluster.data_directory()).checkpoint_lsn;
     files
         .for_each(|record| -> Result<(), Box<dyn std::error::Error>> {
             end = record.end;

@@ -11,9 +11,9 @@ use postgres::verify::{Report, Verifier};
 use postgres::wal::SegmentFiles;
 
 use crate::cluster::Run;
-use crate::files::Comparison;
-use crate::standby::{control_file, pages_of};
 use crate::state::State;
+use harness::cluster_state::Comparison;
+use harness::standby::{control_file, pages_of};
 
 /// Promotes the standby of `run`, works with it, and replays its WAL from where the standby had stopped, which is where
 /// `state` is. Its files then hold what no WAL tells, hints on rows for example, so of its pages only images are judged.

@@ -13,18 +13,15 @@ use engine::types::{Lsn, PAGE_BYTES};
 use harness::postgres::MapSink;
 use postgres::control_file::ControlFile;
 use postgres::import::ImportSource;
-use postgres::key::{BlockTag, CHUNK_BYTES, Fork, PostgresKey, Relation};
+use postgres::key::{BlockTag, Fork, PostgresKey, Relation};
 use postgres::redo::redo;
 use postgres::touch::{ClusterState, What, touched};
-use postgres::value::{
-    CheckpointState, DatabaseBeginning, DatabaseDirectory, RelationSize, ReplicationOrigin,
-    SlruSegment, Tablespace,
-};
+use postgres::value::{DatabaseBeginning, RelationSize};
 use postgres::verify::Page;
 use postgres::wal::{Record, RecordKind};
 
-use crate::files::{Comparison, Files, Part};
-use crate::standby::{control_file, first_difference, pages_of};
+use harness::cluster_state::{Comparison, Files, Part};
+use harness::standby::{control_file, first_difference, pages_of};
 
 /// The newest version of every key.
 pub(crate) struct State {
@@ -159,7 +156,7 @@ impl State {
 
     /// Compares with the files of a standby that stopped at the shutdown checkpoint of its primary.
     pub(crate) fn compare(&self, standby: &Theirs) -> Comparison {
-        let ours = self.files();
+        let ours = Files::of_values(&self.values);
         let mut all = Comparison::of(&ours, &standby.files);
         for (part, failure) in &self.failures {
             all.differ(*part, failure.clone());
@@ -185,79 +182,12 @@ impl State {
 
     /// Compares with the files of a primary that was shut down, but for its pages: they have what is not logged.
     pub(crate) fn compare_with_primary(&self, data: &Path) -> Comparison {
-        let mut all = Comparison::of(&self.files(), &Files::read(data));
+        let mut all = Comparison::of(&Files::of_values(&self.values), &Files::read(data));
         for (part, failure) in &self.failures {
             all.differ(*part, failure.clone());
         }
         self.compare_end(&control_file(data).checkpoint, &mut all);
         all
-    }
-
-    /// Everything but pages of relations and counters.
-    fn files(&self) -> Files {
-        let mut files = Files::default();
-        for (key, value) in &self.values {
-            match *key {
-                PostgresKey::RelationSize { relation, fork } if fork != Fork::FreeSpaceMap => {
-                    let blocks = RelationSize::decode(value).expect("a size").blocks;
-                    files.forks.insert((relation, fork), blocks);
-                }
-                PostgresKey::SlruSegment { slru, segment } => {
-                    let pages = SlruSegment::decode(value).expect("a segment").pages;
-                    let mut content = Vec::new();
-                    for block in 0..pages {
-                        let page = self.value(PostgresKey::SlruPage {
-                            slru,
-                            segment,
-                            block,
-                        });
-                        content.extend(page.unwrap_or(&[0; PAGE_BYTES]));
-                    }
-                    files.slrus.insert((slru, segment), content);
-                }
-                PostgresKey::RelationMap {
-                    database,
-                    tablespace,
-                } => {
-                    files.maps.insert((database, tablespace), value.clone());
-                }
-                PostgresKey::DatabaseDirectory {
-                    database,
-                    tablespace,
-                } => {
-                    let directory = DatabaseDirectory::decode(value).expect("a directory");
-                    let place = (database, tablespace);
-                    files.directories.insert(place, directory.is_own_tablespace);
-                }
-                PostgresKey::Tablespace { tablespace } => {
-                    let path = Tablespace::decode(value).expect("a tablespace").path;
-                    files.tablespaces.insert(tablespace, path);
-                }
-                PostgresKey::TwoPhase { xid, chunk: 0 } => {
-                    files.two_phase.insert(xid, self.two_phase(xid));
-                }
-                PostgresKey::ReplicationOrigin { origin } => {
-                    let value = ReplicationOrigin::decode(value).expect("an origin");
-                    files.origins.insert(origin, value.remote_lsn);
-                }
-                _ => {}
-            }
-        }
-        files
-    }
-
-    /// Its chunks up to the first that is not full.
-    fn two_phase(&self, xid: u64) -> Vec<u8> {
-        let mut content = Vec::new();
-        for chunk in 0.. {
-            let value = self.value(PostgresKey::TwoPhase { xid, chunk });
-            let value = value.expect("a last chunk");
-            content.extend(value);
-            if value.len() < CHUNK_BYTES {
-                break;
-            }
-        }
-        content
     }
 
     fn value(&self, key: PostgresKey) -> Option<&[u8]> {

@@ -5,7 +5,7 @@ use postgres::value::CheckpointState;
 use postgres::wal::{Record, ResourceManager};
 
 use super::{State, Theirs};
-use crate::files::{Comparison, Part};
+use harness::cluster_state::{Comparison, Part};
 
 impl State {
     /// What a checkpoint of the primary says, which is what the records before it have to have told.

@@ -6,24 +6,31 @@ use std::fs;
 use std::path::Path;
 
 use engine::types::{Lsn, PAGE_BYTES};
-use postgres::key::{Fork, PostgresKey, Relation, Slru};
+use postgres::key::{CHUNK_BYTES, Fork, PostgresKey, Relation, Slru};
+use postgres::value::{
+    DatabaseDirectory, RelationSize, ReplicationOrigin, SlruSegment, Tablespace,
+};
 
 use crate::standby::{relation_file, relation_folders};
 
 /// What a version of a key, and the file that shows it, is a part of.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Part {
+pub enum Part {
     /// Pages of relations, and what comes with them: lengths of forks.
     Pages,
     /// Which forks there are.
     Forks,
     /// Commit status, multixacts, commit timestamps.
     Slrus,
+    /// Which files system catalogs have.
     RelationMaps,
     /// Folders of databases in tablespaces.
     Directories,
+    /// Where they are.
     Tablespaces,
+    /// Files of prepared transactions.
     TwoPhase,
+    /// Replication origins.
     Origins,
     /// What checkpoints tell, and the parameters.
     Counters,
@@ -31,7 +38,7 @@ pub(crate) enum Part {
 
 impl Part {
     /// Of which part a key is; `None` for what no record changes and for hints.
-    pub(crate) fn of(key: &PostgresKey) -> Option<Part> {
+    pub fn of(key: &PostgresKey) -> Option<Part> {
         match key {
             PostgresKey::Block { fork, .. } | PostgresKey::FormerBlocks { fork, .. } => {
                 (*fork != Fork::FreeSpaceMap).then_some(Part::Pages)
@@ -58,25 +65,29 @@ impl Part {
 
 /// All parts but pages and counters.
 #[derive(Default)]
-pub(crate) struct Files {
+pub struct Files {
     /// Forks but free space maps, and their blocks.
-    pub(crate) forks: BTreeMap<(Relation, Fork), u32>,
+    pub forks: BTreeMap<(Relation, Fork), u32>,
     /// Whole segments.
-    pub(crate) slrus: BTreeMap<(Slru, u64), Vec<u8>>,
+    pub slrus: BTreeMap<(Slru, u64), Vec<u8>>,
     /// By database and tablespace.
-    pub(crate) maps: BTreeMap<(u32, u32), Vec<u8>>,
+    pub maps: BTreeMap<(u32, u32), Vec<u8>>,
     /// By database and tablespace, whether it has the `PG_VERSION` of a database's own tablespace.
-    pub(crate) directories: BTreeMap<(u32, u32), bool>,
+    pub directories: BTreeMap<(u32, u32), bool>,
     /// Where they are.
-    pub(crate) tablespaces: BTreeMap<u32, String>,
-    pub(crate) two_phase: BTreeMap<u64, Vec<u8>>,
+    pub tablespaces: BTreeMap<u32, String>,
+    /// By transaction.
+    pub two_phase: BTreeMap<u64, Vec<u8>>,
     /// How far each has come in its publisher's WAL: our own LSN is in no file.
-    pub(crate) origins: BTreeMap<u16, Lsn>,
+    pub origins: BTreeMap<u16, Lsn>,
 }
 
 impl Files {
     /// What is in a data directory.
-    pub(crate) fn read(data: &Path) -> Files {
+    ///
+    /// # Panics
+    /// It can't be read.
+    pub fn read(data: &Path) -> Files {
         let mut files = Files::default();
         for (tablespace, database, folder) in relation_folders(data) {
             files.read_folder(tablespace, database, &folder);
@@ -110,6 +121,63 @@ impl Files {
             let number = u16::from_le_bytes([entry[0], entry[1]]);
             let lsn = entry[8..].try_into().expect("eight bytes");
             files.origins.insert(number, Lsn(u64::from_le_bytes(lsn)));
+        }
+        files
+    }
+
+    /// The same of versions of keys, each the newest.
+    ///
+    /// # Panics
+    /// A value does not decode.
+    pub fn of_values(values: &BTreeMap<PostgresKey, Vec<u8>>) -> Files {
+        let mut files = Files::default();
+        for (key, value) in values {
+            match *key {
+                PostgresKey::RelationSize { relation, fork } if fork != Fork::FreeSpaceMap => {
+                    let blocks = RelationSize::decode(value).expect("a size").blocks;
+                    files.forks.insert((relation, fork), blocks);
+                }
+                PostgresKey::SlruSegment { slru, segment } => {
+                    let pages = SlruSegment::decode(value).expect("a segment").pages;
+                    let mut content = Vec::new();
+                    for block in 0..pages {
+                        let page = PostgresKey::SlruPage {
+                            slru,
+                            segment,
+                            block,
+                        };
+                        let page = values.get(&page).map(Vec::as_slice);
+                        content.extend(page.unwrap_or(&[0; PAGE_BYTES]));
+                    }
+                    files.slrus.insert((slru, segment), content);
+                }
+                PostgresKey::RelationMap {
+                    database,
+                    tablespace,
+                } => {
+                    files.maps.insert((database, tablespace), value.clone());
+                }
+                PostgresKey::DatabaseDirectory {
+                    database,
+                    tablespace,
+                } => {
+                    let directory = DatabaseDirectory::decode(value).expect("a directory");
+                    let place = (database, tablespace);
+                    files.directories.insert(place, directory.is_own_tablespace);
+                }
+                PostgresKey::Tablespace { tablespace } => {
+                    let path = Tablespace::decode(value).expect("a tablespace").path;
+                    files.tablespaces.insert(tablespace, path);
+                }
+                PostgresKey::TwoPhase { xid, chunk: 0 } => {
+                    files.two_phase.insert(xid, two_phase(values, xid));
+                }
+                PostgresKey::ReplicationOrigin { origin } => {
+                    let value = ReplicationOrigin::decode(value).expect("an origin");
+                    files.origins.insert(origin, value.remote_lsn);
+                }
+                _ => {}
+            }
         }
         files
     }
@@ -153,6 +221,20 @@ impl Files {
     }
 }
 
+/// Its chunks up to the first that is not full.
+fn two_phase(values: &BTreeMap<PostgresKey, Vec<u8>>, xid: u64) -> Vec<u8> {
+    let mut content = Vec::new();
+    for chunk in 0.. {
+        let value = values.get(&PostgresKey::TwoPhase { xid, chunk });
+        let value = value.expect("a last chunk");
+        content.extend(value);
+        if value.len() < CHUNK_BYTES {
+            break;
+        }
+    }
+    content
+}
+
 /// Names and contents of a folder's files.
 fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let entries = fs::read_dir(folder).expect("a folder");
@@ -170,14 +252,15 @@ fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
 
 /// What was compared, and what was not the same.
 #[derive(Default)]
-pub(crate) struct Comparison {
+pub struct Comparison {
     compared: BTreeMap<Part, u64>,
-    pub(crate) differences: Vec<(Part, String)>,
+    /// What was not the same.
+    pub differences: Vec<(Part, String)>,
 }
 
 impl Comparison {
     /// Compares ours with theirs, without lengths of forks and without visibility maps, which come with the pages.
-    pub(crate) fn of(ours: &Files, theirs: &Files) -> Comparison {
+    pub fn of(ours: &Files, theirs: &Files) -> Comparison {
         let mut all = Comparison::default();
         let names = |forks: &BTreeMap<(Relation, Fork), u32>| -> BTreeMap<_, _> {
             let made = |(_, fork): &&(Relation, Fork)| *fork != Fork::VisibilityMap;
@@ -194,7 +277,7 @@ impl Comparison {
     }
 
     /// Compares two maps of one part.
-    pub(crate) fn maps<K: Ord + Debug, V: Shown>(
+    pub fn maps<K: Ord + Debug, V: Shown>(
         &mut self,
         part: Part,
         ours: &BTreeMap<K, V>,
@@ -216,7 +299,7 @@ impl Comparison {
     }
 
     /// Compares one field.
-    pub(crate) fn field<T: PartialEq + Debug>(&mut self, name: &str, ours: T, theirs: T) {
+    pub fn field<T: PartialEq + Debug>(&mut self, name: &str, ours: T, theirs: T) {
         self.count(Part::Counters);
         if ours != theirs {
             self.differ(
@@ -226,16 +309,18 @@ impl Comparison {
         }
     }
 
-    pub(crate) fn count(&mut self, part: Part) {
+    /// Counts one comparison.
+    pub fn count(&mut self, part: Part) {
         *self.compared.entry(part).or_default() += 1;
     }
 
-    pub(crate) fn differ(&mut self, part: Part, what: String) {
+    /// Notes a difference.
+    pub fn differ(&mut self, part: Part, what: String) {
         self.differences.push((part, what));
     }
 
     /// Whether there was something of this part, and all of it the same.
-    pub(crate) fn proves(&self, part: Part) -> bool {
+    pub fn proves(&self, part: Part) -> bool {
         self.compared.contains_key(&part) && self.differences.iter().all(|(of, _)| *of != part)
     }
 }
@@ -247,7 +332,8 @@ impl fmt::Display for Comparison {
 }
 
 /// Values that can say how they differ.
-pub(crate) trait Shown: PartialEq {
+pub trait Shown: PartialEq {
+    /// How, in words.
     fn differs(&self, theirs: &Self) -> String;
 }
 

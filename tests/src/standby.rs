@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use crate::postgres::TestCluster;
 use engine::types::Lsn;
-use harness::postgres::TestCluster;
 use postgres::control_file::ControlFile;
 use postgres::key::{BlockTag, Fork, Relation};
 use postgres::verify::{Page, Verifier};
@@ -17,23 +17,29 @@ use postgres::verify::{Page, Verifier};
 const PAGE: usize = 8192;
 
 /// A copy of a stopped cluster's files: what both the standby and our replay begin with.
-pub(crate) struct Backup {
+pub struct Backup {
     data: PathBuf,
     /// Where its checkpoint's record begins: replay begins with it.
-    pub(crate) start: Lsn,
+    pub start: Lsn,
 }
 
 /// How many pages of redo's proof by images were compared, and what was not the same.
 #[derive(Default)]
-pub(crate) struct Verdict {
-    pub(crate) pages: u64,
-    pub(crate) free_space_pages: u64,
-    pub(crate) differences: Vec<String>,
+pub struct Verdict {
+    /// Pages compared.
+    pub pages: u64,
+    /// Pages of free space maps, which are not.
+    pub free_space_pages: u64,
+    /// What was not the same.
+    pub differences: Vec<String>,
 }
 
 impl Backup {
     /// Copies the files of a cluster that was shut down.
-    pub(crate) fn of(cluster: &TestCluster) -> Backup {
+    ///
+    /// # Panics
+    /// `cp` fails.
+    pub fn of(cluster: &TestCluster) -> Backup {
         let data = cluster
             .make_folder("standby")
             .expect("a folder")
@@ -51,19 +57,78 @@ impl Backup {
         }
     }
 
-    pub(crate) fn data(&self) -> &Path {
+    /// Unpacks what `pg_basebackup -Ft` wrote: a base backup and its WAL.
+    ///
+    /// # Panics
+    /// `tar` fails.
+    pub fn of_tars(cluster: &TestCluster, tars: &Path) -> Backup {
+        let data = cluster
+            .make_folder("standby")
+            .expect("a folder")
+            .join("data");
+        fs::create_dir(&data).expect("a new folder");
+        for (archive, folder) in [
+            ("base.tar", data.clone()),
+            ("pg_wal.tar", data.join("pg_wal")),
+        ] {
+            let status = std::process::Command::new("tar")
+                .arg("-xf")
+                .arg(tars.join(archive))
+                .arg("-C")
+                .arg(&folder)
+                .status()
+                .expect("tar runs");
+            assert!(status.success(), "{archive} is whole");
+        }
+        // The server runs as whoever owns the primary's files.
+        let own = std::process::Command::new("chown")
+            .arg("-R")
+            .arg(format!(
+                "--reference={}",
+                cluster.data_directory().display()
+            ))
+            .arg(&data)
+            .status()
+            .expect("chown runs");
+        assert!(own.success(), "the files have their owner");
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        fs::set_permissions(&data, private).expect("our own folder");
+        Backup {
+            start: control_file(&data).checkpoint.redo,
+            data,
+        }
+    }
+
+    /// Its folder.
+    pub fn data(&self) -> &Path {
         &self.data
     }
 
     /// All its pages.
-    pub(crate) fn pages(&self) -> Vec<(BlockTag, Box<Page>)> {
+    ///
+    /// # Panics
+    /// They can't be read.
+    pub fn pages(&self) -> Vec<(BlockTag, Box<Page>)> {
         pages_of(&self.data)
     }
 
     /// Replays the WAL in `pg_wal` of `primary`, which was shut down, up to its shutdown checkpoint, with a stock
     /// server of the same version.
-    pub(crate) fn replay(&self, primary: &TestCluster) {
-        let target = control_file(&primary.data_directory()).checkpoint_lsn;
+    ///
+    /// # Panics
+    /// It does not stop there, or has not written its pages.
+    pub fn replay(&self, primary: &TestCluster) {
+        self.replay_until(
+            primary,
+            control_file(&primary.data_directory()).checkpoint_lsn,
+        );
+    }
+
+    /// The same up to any LSN where a record begins. For its pages to be written a checkpoint has to lie between.
+    ///
+    /// # Panics
+    /// As [`replay`](Self::replay).
+    pub fn replay_until(&self, primary: &TestCluster, target: Lsn) {
         fs::write(self.data.join("recovery.signal"), "").expect("a file");
         let wal = primary.data_directory().join("pg_wal");
         let log = self.data.parent().expect("a folder").join("standby.log");
@@ -101,7 +166,10 @@ impl Backup {
     }
 
     /// Compares the pages of its files with those of our replay.
-    pub(crate) fn compare(&self, ours: &Verifier) -> Verdict {
+    ///
+    /// # Panics
+    /// They can't be read.
+    pub fn compare(&self, ours: &Verifier) -> Verdict {
         let mut verdict = Verdict::default();
         let theirs: BTreeMap<BlockTag, Box<Page>> = pages_of(&self.data).into_iter().collect();
         for (tag, page) in &theirs {
@@ -141,13 +209,20 @@ impl Backup {
     }
 }
 
-pub(crate) fn control_file(data: &Path) -> ControlFile {
+/// The control file of a data directory.
+///
+/// # Panics
+/// It has none.
+pub fn control_file(data: &Path) -> ControlFile {
     let bytes = fs::read(data.join("global/pg_control")).expect("control file");
     ControlFile::decode(&bytes).expect("control file")
 }
 
 /// The pages of all relations of a data directory, by its files' names.
-pub(crate) fn pages_of(data: &Path) -> Vec<(BlockTag, Box<Page>)> {
+///
+/// # Panics
+/// It can't be read.
+pub fn pages_of(data: &Path) -> Vec<(BlockTag, Box<Page>)> {
     let mut pages = Vec::new();
     for (tablespace, database, folder) in relation_folders(data) {
         for entry in fs::read_dir(folder).expect("a folder") {
@@ -179,7 +254,7 @@ pub(crate) fn pages_of(data: &Path) -> Vec<(BlockTag, Box<Page>)> {
 }
 
 /// Number and fork; none of the relations here has a second segment file.
-pub(crate) fn relation_file(name: &str) -> Option<(u32, Fork)> {
+pub fn relation_file(name: &str) -> Option<(u32, Fork)> {
     let (number, suffix) = match name.find('_') {
         Some(at) => name.split_at(at),
         None => (name, ""),
@@ -189,7 +264,10 @@ pub(crate) fn relation_file(name: &str) -> Option<(u32, Fork)> {
 }
 
 /// Tablespace, database and folder, tablespaces within the data directory included.
-pub(crate) fn relation_folders(data: &Path) -> Vec<(u32, u32, PathBuf)> {
+///
+/// # Panics
+/// It can't be read.
+pub fn relation_folders(data: &Path) -> Vec<(u32, u32, PathBuf)> {
     let mut folders = vec![(1664, 0, data.join("global"))];
     let numbered = |folder: &Path| -> Vec<(u32, PathBuf)> {
         let entries = fs::read_dir(folder).expect("a folder");
@@ -214,7 +292,8 @@ pub(crate) fn relation_folders(data: &Path) -> Vec<(u32, u32, PathBuf)> {
     folders
 }
 
-pub(crate) fn first_difference(ours: &Page, theirs: &Page, fork: Fork) -> Option<usize> {
+/// The first byte at which two pages differ, but for what no replay can know.
+pub fn first_difference(ours: &Page, theirs: &Page, fork: Fork) -> Option<usize> {
     let is_empty_map = |page: &Page| page[24..].iter().all(|byte| *byte == 0);
     if fork == Fork::VisibilityMap && is_empty_map(ours) && is_empty_map(theirs) {
         return None;
