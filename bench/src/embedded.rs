@@ -12,6 +12,7 @@ use engine::store::faulty::{FaultPlan, Faulty};
 use engine::types::Id;
 use engine::{Core, Engine, EngineConfig, EngineParts, Order, SharedBranches};
 use postgres::key_space::PostgresKeySpace;
+use postgres::redo::PostgresRedo;
 
 use crate::access::{Access, Picker};
 use crate::clock::{as_ns, now_ns, origin};
@@ -86,6 +87,7 @@ impl Embedded {
         let catalog = Catalog::new(store.client(), place.catalog_parts()?);
         let parts = EngineParts {
             store: store.client(),
+            redo: Arc::new(PostgresRedo),
             key_space: Arc::new(PostgresKeySpace),
             server: Id(*b"bench, embedded."),
             origin,

@@ -9,6 +9,7 @@ use engine::catalog::{Catalog, CatalogParts, CommitFacts, InlineCpu, WriterConfi
 use engine::crypto::{entropy::Entropy, keyring::Keyring};
 use engine::io::{store_thread::StoreThreads, tokio_clock::TokioClock};
 use engine::layer::Value;
+use engine::redo::ImagesOnly;
 use engine::store::{StoreConfig, memory::MemoryObjects};
 use engine::types::{Id, Key, KeySpace, Lsn, Partition};
 use engine::{Core, Engine, EngineConfig, EngineParts, SharedBranches};
@@ -91,6 +92,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         EngineParts {
             store: threads.client(),
             key_space,
+            redo: Arc::new(ImagesOnly),
             branches: Arc::new(SharedBranches::new(catalog)),
             server: Id([0; 16]),
             origin,

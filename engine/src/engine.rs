@@ -13,6 +13,7 @@ use crate::io::clock::Spawner;
 use crate::io::executor::{CoreConfig, CoreError, CoreHandle, allowed_cpus, start_core};
 use crate::io::glommio_clock::{GlommioClock, GlommioSpawner};
 use crate::io::ring_disk::RingDisk;
+use crate::redo::Redo;
 use crate::shard::{
     LatencyHistograms, MeshEnd, Platform, Shard, ShardConfig, ShardCounters, ShardCounts,
     ShardParts, SharedBranches,
@@ -86,6 +87,8 @@ pub struct EngineParts {
     pub store: StoreClient,
     /// Which partition owns a key.
     pub key_space: Arc<dyn KeySpace>,
+    /// How deltas are applied.
+    pub redo: Arc<dyn Redo>,
     /// Opens branches: names, manifests, keys.
     pub branches: Arc<SharedBranches>,
     /// Identifies this server: a cache of another one is not taken over.
@@ -178,6 +181,7 @@ impl Engine {
                 counters: Arc::clone(&counters),
                 store: parts.store.clone(),
                 key_space: Arc::clone(&parts.key_space),
+                redo: Arc::clone(&parts.redo),
                 branches: Arc::clone(&parts.branches),
                 origin: parts.origin,
                 layout_out: layout_out.clone(),
@@ -297,6 +301,7 @@ struct CoreStart {
     counters: Arc<ShardCounters>,
     store: StoreClient,
     key_space: Arc<dyn KeySpace>,
+    redo: Arc<dyn Redo>,
     branches: Arc<SharedBranches>,
     origin: Instant,
     layout_out: Sender<CacheLayout>,
@@ -366,6 +371,7 @@ async fn serve_core(start: CoreStart, spawner: &GlommioSpawner) -> Result<Core, 
         spawner: *spawner,
         store: start.store,
         key_space: start.key_space,
+        redo: start.redo,
         branches: start.branches,
         counters: start.counters,
     });

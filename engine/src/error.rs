@@ -66,6 +66,32 @@ pub enum ReadError {
         /// What is wrong with it.
         reason: Box<str>,
     },
+    /// A delta of the value can't be applied: the value can't be read from there until its next image.
+    #[error("the change at {at} can't be replayed: {reason}")]
+    Redo {
+        /// Version of the delta.
+        at: Lsn,
+        /// What it is and what is wrong.
+        reason: Box<str>,
+    },
+    /// The newest image is further away than a read may go.
+    #[error(
+        "more than {deltas_max} changes, or {bytes_max} bytes of them, since the last image at or below {at}: raise the engine's deltas_max or delta_bytes_max"
+    )]
+    ChainTooLong {
+        /// The LSN asked for.
+        at: Lsn,
+        /// How many are replayed.
+        deltas_max: usize,
+        /// How many bytes of them.
+        bytes_max: usize,
+    },
+    /// There are changes of a value, and not what they change.
+    #[error("no image below the change at {lowest}")]
+    NoImage {
+        /// Version of the oldest delta.
+        lowest: Lsn,
+    },
     /// An object that is not a layer (manifest, key table) does not open or is of a newer format.
     #[error("{reason}")]
     Metadata {
@@ -82,7 +108,10 @@ impl ReadError {
             ReadError::Gone { .. } => ErrorKind::Gone,
             ReadError::NotYet { .. } => ErrorKind::NotYet,
             ReadError::Unavailable { .. } => ErrorKind::Unavailable,
-            ReadError::Corrupt { .. } | ReadError::Metadata { .. } => ErrorKind::Corrupt,
+            ReadError::Redo { .. } | ReadError::ChainTooLong { .. } => ErrorKind::Refused,
+            ReadError::Corrupt { .. } | ReadError::Metadata { .. } | ReadError::NoImage { .. } => {
+                ErrorKind::Corrupt
+            }
         }
     }
 

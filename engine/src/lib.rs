@@ -13,6 +13,7 @@
 //!
 //! and beside the path of a read:
 //!
+//! - [`redo`]: how deltas are applied, which whoever opens the engine says;
 //! - [`catalog`]: tenants, branches, their names, and the writer that fills a new branch;
 //! - [`scrub`]: finds damage in stored objects, without a key.
 #![deny(unsafe_code)]
@@ -28,6 +29,7 @@ pub mod io;
 pub mod layer;
 pub mod manifest;
 pub mod planted;
+pub mod redo;
 pub mod scrub;
 pub mod shard;
 pub mod store;

@@ -20,6 +20,12 @@ pub enum PlantedBug {
     ReadAheadRange,
     /// `catalog/branch_writer.rs`: a commit does not look whether the uploads succeeded.
     CommitWithoutUploads,
+    /// `shard/delta_chain.rs`: the oldest delta is left out.
+    DeltaSkipped,
+    /// `shard/delta_chain.rs`: the newest delta is applied twice.
+    DeltaTwice,
+    /// `shard/delta_chain.rs`: deltas are applied in the order in which they were found.
+    DeltasNotSorted,
     /// `store/reliable.rs`: deadlines are not kept.
     DeadlineForgotten,
     /// `manifest/log.rs`: a name that is taken counts as taken by ourselves, without a comparison.
@@ -27,7 +33,7 @@ pub enum PlantedBug {
 }
 
 /// All of them.
-pub const PLANTED_BUGS: [PlantedBug; 10] = [
+pub const PLANTED_BUGS: [PlantedBug; 13] = [
     PlantedBug::RamBelowHorizon,
     PlantedBug::RamAboveRead,
     PlantedBug::LayersNotCompared,
@@ -36,6 +42,9 @@ pub const PLANTED_BUGS: [PlantedBug; 10] = [
     PlantedBug::FailedFillCounts,
     PlantedBug::ReadAheadRange,
     PlantedBug::CommitWithoutUploads,
+    PlantedBug::DeltaSkipped,
+    PlantedBug::DeltaTwice,
+    PlantedBug::DeltasNotSorted,
     PlantedBug::DeadlineForgotten,
     PlantedBug::TakenIsOurs,
 ];

@@ -18,6 +18,7 @@ use engine::store::{StoreClient, StoreConfig};
 use engine::types::{Id, KeySpace};
 use engine::{Engine, EngineConfig, EngineParts, SharedBranches, StartError};
 use postgres::key_space::{KEY_SPACE_TAG, PostgresKeySpace};
+use postgres::redo::PostgresRedo;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
@@ -132,6 +133,7 @@ impl Deployment {
             EngineParts {
                 store: self.store.clone(),
                 key_space: key_space(),
+                redo: Arc::new(PostgresRedo),
                 branches: Arc::new(SharedBranches::new(self.catalog.clone())),
                 server,
                 origin: self.origin,

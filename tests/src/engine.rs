@@ -32,6 +32,8 @@ use futures_util::{FutureExt, StreamExt, stream};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
+use crate::redo::PatternRedo;
+
 /// Keys are a relation and a block, both big-endian u32; stripes are 1,024 blocks.
 pub struct BlockSpace;
 
@@ -463,6 +465,50 @@ impl Site {
         assert!(numbers.is_empty(), "more than the entries take");
     }
 
+    /// Writes a branch of any values, in this order, in windows so small that its layers overlap in time; as a child of another
+    /// branch if it leaves one. Readable from the lowest LSN (or from where the parent is) to the highest.
+    pub async fn write_values(
+        &self,
+        name: &str,
+        parent: Option<(BranchId, Lsn)>,
+        versions: &[(Key, Lsn, Value<'_>)],
+    ) -> BranchId {
+        let catalog = self.catalog(self.objects());
+        let tenant = catalog.tenant(self.tenant).await.expect("the tenant");
+        let config = WriterConfig {
+            window_bytes: 64 << 10,
+            ..WriterConfig::default()
+        };
+        let lsns = versions.iter().map(|(_, lsn, _)| *lsn);
+        let mut readable_from = lsns.clone().min().expect("a version");
+        let begun = match parent {
+            None => catalog.begin_branch(&tenant, name, vec![], config).await,
+            Some((parent, at)) => {
+                let parent = catalog.open_branch(self.tenant, parent).await;
+                let parent = parent.expect("the parent");
+                readable_from = parent.readable_from().expect("a complete parent");
+                catalog
+                    .begin_child(&tenant, name, &parent, at, config)
+                    .await
+            }
+        };
+        let (mut writer, uploads) = begun.expect("a new branch");
+        let writing = async {
+            for (key, lsn, value) in versions {
+                writer.put(*key, *lsn, *value).await?;
+            }
+            let facts = CommitFacts {
+                readable_from,
+                last_lsn: lsns.max().expect("a version"),
+                base_backup: None,
+            };
+            writer.commit(facts).await
+        };
+        tokio::join!(writing, uploads.run(InlineCpu))
+            .0
+            .expect("committed")
+    }
+
     /// Where the engine keeps its cache.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
@@ -506,6 +552,7 @@ impl Site {
         let parts = EngineParts {
             store: client.clone(),
             key_space: Arc::new(BlockSpace),
+            redo: Arc::new(PatternRedo),
             branches: Arc::new(SharedBranches::new(self.catalog(client))),
             server: SERVER,
             origin,

@@ -2,7 +2,7 @@
 //!
 //! - [`postgres`]: throw-away clusters; [`sql`]: sessions of them;
 //! - [`standby`]: the oracle: a stock standby that replays the same WAL; [`cluster_state`]: state that is no page, from files or
-//!   from versions;
+//!   from versions; [`redo`]: deltas of tests that know no Postgres;
 //! - [`tools`]: where `tests/run` put the servers that play object stores.
 //! - [`sim`]: the deterministic simulation.
 //! - [`server`]: the program as an operator runs it; [`page_client`]: a client of the page protocol.
@@ -16,6 +16,7 @@ pub mod gcs_stub;
 pub mod object_contract;
 pub mod page_client;
 pub mod postgres;
+pub mod redo;
 pub mod server;
 pub mod sim;
 pub mod sql;

@@ -105,12 +105,6 @@ pub enum LayerError {
         /// What was opened.
         part: Part,
     },
-    /// A change to an older version, where this program reads whole values only.
-    #[error("{part}: holds a change to an older version, which this program cannot apply")]
-    NeedsRedo {
-        /// What was opened.
-        part: Part,
-    },
     /// A sound layer, but another one than was asked for.
     #[error(
         "replaced by another valid object: {found_tenant}/{}/{}-{} instead of {want_tenant}/{}/{}-{}",
@@ -160,9 +154,9 @@ impl LayerError {
             | LayerError::Seal { .. }
             | LayerError::OtherContent { .. } => LayerErrorKind::Damaged,
             LayerError::OtherObject { .. } => LayerErrorKind::OtherObject,
-            LayerError::NewerFormat { .. }
-            | LayerError::UnknownCipher { .. }
-            | LayerError::NeedsRedo { .. } => LayerErrorKind::NewerFormat,
+            LayerError::NewerFormat { .. } | LayerError::UnknownCipher { .. } => {
+                LayerErrorKind::NewerFormat
+            }
             LayerError::WrongKey { .. } => LayerErrorKind::WrongKey,
         }
     }

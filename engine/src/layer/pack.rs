@@ -83,7 +83,7 @@ pub fn open_pack<'a>(
 
 impl<'a> Pack<'a> {
     /// Its values, in order of key and LSN.
-    pub fn entries(&self) -> impl Iterator<Item = PackEntry<'a>> + use<'a> {
+    pub fn entries(&self) -> impl Iterator<Item = PackEntry<'a>> + Clone + use<'a> {
         let (part, mut rest) = (self.part, self.body);
         std::iter::from_fn(move || {
             (!rest.is_empty())

@@ -15,6 +15,10 @@ pub struct ShardConfig {
     pub directory_bytes_max: usize,
     /// Bytes of opened pages kept in memory; zero keeps none. Default 0.
     pub ram_bytes_max: usize,
+    /// Deltas replayed for one read. Range 1..=65,536. Default 1,024.
+    pub deltas_max: usize,
+    /// Bytes of deltas replayed for one read; they are all in memory meanwhile. Range 8 KiB..=64 MiB. Default 1 MiB.
+    pub delta_bytes_max: usize,
     /// Longest wait for a branch to be opened, from when the first asked for it: the manifests and keys of it and of its
     /// ancestors. Range 1 ms..=1 h. Default 30 s.
     pub open_deadline: Duration,
@@ -28,6 +32,8 @@ impl Default for ShardConfig {
             ahead_bytes_max: 8 << 20,
             directory_bytes_max: 64 << 20,
             ram_bytes_max: 0,
+            deltas_max: 1024,
+            delta_bytes_max: 1 << 20,
             open_deadline: Duration::from_secs(30),
         }
     }
@@ -42,6 +48,8 @@ impl ShardConfig {
             ahead_bytes_max: 512 << 10,
             directory_bytes_max: 64 << 10,
             ram_bytes_max: 16 * 8192,
+            deltas_max: 64,
+            delta_bytes_max: 64 << 10,
             open_deadline: Duration::from_secs(5),
         }
     }
@@ -59,6 +67,13 @@ impl ShardConfig {
                 64 << 30,
             ),
             ("ram_bytes_max", self.ram_bytes_max as u64, 0, 1 << 40),
+            ("deltas_max", self.deltas_max as u64, 1, 65_536),
+            (
+                "delta_bytes_max",
+                self.delta_bytes_max as u64,
+                8 << 10,
+                64 << 20,
+            ),
         ];
         let outside = checks
             .into_iter()
@@ -91,8 +106,10 @@ mod tests {
             ahead_bytes_max: 0,
             directory_bytes_max: 0,
             ram_bytes_max: usize::MAX,
+            deltas_max: 0,
+            delta_bytes_max: 0,
             open_deadline: Duration::ZERO,
         };
-        assert_eq!(wrong.problems().len(), 6);
+        assert_eq!(wrong.problems().len(), 8);
     }
 }

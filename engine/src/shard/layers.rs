@@ -14,13 +14,15 @@ use crate::crypto::page_seal::{Dek, DekId, Opener, TAG_BYTES};
 use crate::error::ReadError;
 use crate::layer::{
     BlockContents, BlockPlace, BlockScratch, ExtentDirectory, ExtentHeader, HEADER_BYTES,
-    LayerError, LayerHeader, LayerId, LayerIndex, Part, ValueKind, open_block, open_pack,
+    LayerError, LayerHeader, LayerId, LayerIndex, PackEntry, Part, ValueKind, open_block,
+    open_pack,
 };
 use crate::manifest::LayerSection;
 use crate::store::StoreClient;
 use crate::types::{Key, Lsn, ObjectId, Partition};
 
 use super::branches::{SharedBranch, manifest_error};
+use super::delta_chain::DeltaChain;
 use super::page_pool::Page;
 use super::read_path::{Found, Patience, Stop};
 use super::request::BranchNumber;
@@ -169,7 +171,7 @@ impl OpenLayer {
         ExtentDirectory::open(&self.key.opener, &self.id, extent_no, head)
     }
 
-    /// Opens the block at `place` and copies the newest version of `key` at or below `at` to the front of `page`.
+    /// Opens the block at `place` and copies the newest version of `key` at or below `at`, image or delta, to the front of `page`.
     /// `None`: the block is a pack that spans the key and does not have it.
     pub(super) fn open_value(
         &self,
@@ -181,7 +183,7 @@ impl OpenLayer {
         page: &mut Page,
     ) -> Result<Option<Found>, LayerError> {
         match place.contents {
-            BlockContents::Image => {
+            BlockContents::Image | BlockContents::Delta => {
                 let len = open_block(
                     &self.key.opener,
                     &self.id,
@@ -193,22 +195,23 @@ impl OpenLayer {
                 Ok(Some(Found {
                     len,
                     version: place.first_lsn,
+                    kind: match place.contents {
+                        BlockContents::Delta => ValueKind::Delta,
+                        _ => ValueKind::Image,
+                    },
                     fetched: false,
                 }))
             }
-            BlockContents::Delta => Err(LayerError::NeedsRedo { part: place.part() }),
             BlockContents::Pack => {
                 let pack = open_pack(&self.key.opener, &self.id, place, sealed, scratch)?;
                 let Some(entry) = pack.newest(key, at) else {
                     return Ok(None);
                 };
-                if entry.kind == ValueKind::Delta {
-                    return Err(LayerError::NeedsRedo { part: place.part() });
-                }
                 page[..entry.value.len()].copy_from_slice(entry.value);
                 Ok(Some(Found {
                     len: entry.value.len(),
                     version: entry.lsn,
+                    kind: entry.kind,
                     fetched: false,
                 }))
             }
@@ -217,6 +220,52 @@ impl OpenLayer {
 }
 
 impl OpenLayer {
+    /// Opens the block at `place` for a read that replays: all deltas of `key` at or below `at` that it has above its newest
+    /// image go to `chain`, the image to the front of `page`. Answers the image, or else the oldest of the deltas.
+    pub(super) fn open_versions(
+        &self,
+        place: &BlockPlace,
+        sealed: &[u8],
+        (key, at): (&Key, Lsn),
+        scratch: &mut BlockScratch,
+        page: &mut Page,
+        chain: &mut DeltaChain,
+    ) -> Result<Option<Found>, LayerError> {
+        if place.contents != BlockContents::Pack {
+            let found = self.open_value(place, sealed, key, at, scratch, page)?;
+            if let Some(found) = found.filter(|found| found.kind == ValueKind::Delta) {
+                chain.push(found.version, &page[..found.len]);
+            }
+            return Ok(found);
+        }
+        let pack = open_pack(&self.key.opener, &self.id, place, sealed, scratch)?;
+        let of_key = pack
+            .entries()
+            .filter(|entry| entry.key == *key && entry.lsn <= at);
+        let mut oldest: Option<PackEntry<'_>> = None;
+        for entry in of_key.clone() {
+            if entry.kind == ValueKind::Image || oldest.is_none() {
+                oldest = Some(entry);
+            }
+        }
+        let Some(oldest) = oldest else {
+            return Ok(None);
+        };
+        if oldest.kind == ValueKind::Image {
+            page[..oldest.value.len()].copy_from_slice(oldest.value);
+        }
+        let deltas = of_key.filter(|entry| entry.kind == ValueKind::Delta);
+        for entry in deltas.filter(|entry| entry.lsn >= oldest.lsn) {
+            chain.push(entry.lsn, entry.value);
+        }
+        Ok(Some(Found {
+            len: oldest.value.len(),
+            version: oldest.lsn,
+            kind: oldest.kind,
+            fetched: false,
+        }))
+    }
+
     /// The keys in a pack.
     pub(super) fn keys_of_pack(
         &self,

@@ -8,6 +8,7 @@
 
 mod branches;
 mod config;
+mod delta_chain;
 mod extent_flight;
 mod fetch;
 mod layers;
@@ -39,6 +40,7 @@ use crate::io::clock::{Clock, Spawner};
 use crate::io::disk::Disk;
 use crate::layer::{BlockScratch, ExtentDirectory};
 use crate::planted::{PlantedBug, planted};
+use crate::redo::Redo;
 use crate::store::StoreClient;
 use crate::types::{BranchId, Key, KeySpace, Lsn, TenantId};
 
@@ -87,6 +89,8 @@ pub struct ShardParts<P: Platform> {
     pub store: StoreClient,
     /// Which partition owns a key.
     pub key_space: Arc<dyn KeySpace>,
+    /// How deltas are applied.
+    pub redo: Arc<dyn Redo>,
     /// The branches open in this process.
     pub branches: Arc<SharedBranches>,
     /// Where it counts.
@@ -126,6 +130,7 @@ struct ShardState<P: Platform> {
     spawner: P::Spawner,
     store: StoreClient,
     key_space: Arc<dyn KeySpace>,
+    redo: Arc<dyn Redo>,
     branches: Arc<SharedBranches>,
     counters: Arc<ShardCounters>,
     cache: ShardCache<P::Disk>,
@@ -152,6 +157,7 @@ impl<P: Platform> Shard<P> {
             spawner: parts.spawner,
             store: parts.store,
             key_space: parts.key_space,
+            redo: parts.redo,
             branches: parts.branches,
             counters: parts.counters,
             cache: parts.cache,

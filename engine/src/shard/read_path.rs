@@ -2,12 +2,14 @@
 //!
 //! The owner of the key looks for the newest version at or below the LSN: in the branch's own layers, then in its
 //! ancestors'. A layer's index names the extent, the extent's directory the block. A cached extent costs one read of
-//! the device (two when its directory is not in memory). What is not here is fetched, once for all who wait.
+//! the device (two when its directory is not in memory). What is not here is fetched, once for all who wait. A version
+//! that is a delta makes it a read of several versions, see `delta_chain.rs`.
 //!
 //! A reader task comes here with [`Patience::Hits`]: where the store would be needed it stops with
 //! [`Stop::NeedsStore`], and the request goes on in a task of its own with [`Patience::Store`], from the start. So a
 //! store that is away takes no reader from the hits.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -15,10 +17,13 @@ use crate::cache::{SlotRead, SlotRef};
 use crate::error::ReadError;
 use crate::io::clock::Clock;
 use crate::io::disk::DiskError;
-use crate::layer::{BlockPlace, EXTENT_HEADER_BYTES, ExtentDirectory, LayerError, LayerErrorKind};
+use crate::layer::{
+    BlockPlace, EXTENT_HEADER_BYTES, ExtentDirectory, LayerError, LayerErrorKind, ValueKind,
+};
 use crate::planted::{PlantedBug, planted};
 use crate::types::{Key, Lsn};
 
+use super::delta_chain::DeltaChain;
 use super::layers::LayerOnCore;
 use super::page_pool::Page;
 use super::request::BranchNumber;
@@ -53,17 +58,20 @@ impl From<ReadError> for Stop {
 pub(super) struct Found {
     pub(super) len: usize,
     pub(super) version: Lsn,
+    pub(super) kind: ValueKind,
     /// Whether its extent came from the store.
     pub(super) fetched: bool,
 }
 
 /// What is wanted of an extent.
 #[derive(Clone, Copy)]
-struct Wanted<'a> {
-    layer: &'a LayerOnCore,
-    extent_no: u32,
-    key: &'a Key,
-    at: Lsn,
+pub(super) struct Wanted<'a> {
+    pub(super) layer: &'a LayerOnCore,
+    pub(super) extent_no: u32,
+    pub(super) key: &'a Key,
+    pub(super) at: Lsn,
+    /// Of a read that replays: where all versions of the key go that a block has.
+    pub(super) chain: Option<&'a RefCell<DeltaChain>>,
 }
 
 impl<P: Platform> ShardState<P> {
@@ -96,7 +104,13 @@ impl<P: Platform> ShardState<P> {
                 best = newest.or(best);
             }
             if let Some(found) = best {
-                return Ok(found);
+                return match found.kind {
+                    ValueKind::Image => Ok(found),
+                    // Apart, so that reads of images stay as small as they are.
+                    ValueKind::Delta => {
+                        Box::pin(self.replay(branch, key, at_most, page, patience)).await
+                    }
+                };
             }
             let Some((parent, left_at)) = branch.parent() else {
                 return Err(ReadError::NotFound { at }.into());
@@ -125,6 +139,7 @@ impl<P: Platform> ShardState<P> {
                 extent_no,
                 key,
                 at,
+                chain: None,
             };
             let Some(best) = best else {
                 match self.read_in_extent(wanted, page, patience).await? {
@@ -149,7 +164,7 @@ impl<P: Platform> ShardState<P> {
     }
 
     /// The newest version in one extent, from the cache or from the store.
-    async fn read_in_extent(
+    pub(super) async fn read_in_extent(
         self: &Rc<Self>,
         wanted: Wanted<'_>,
         page: &mut Page,
@@ -356,6 +371,12 @@ impl<P: Platform> ShardState<P> {
         page: &mut Page,
     ) -> Result<Option<Found>, LayerError> {
         let mut scratch = self.scratch.borrow_mut();
+        if let Some(chain) = wanted.chain {
+            let (of, chain) = ((wanted.key, wanted.at), &mut chain.borrow_mut());
+            return wanted
+                .layer
+                .open_versions(place, sealed, of, &mut scratch, page, chain);
+        }
         wanted
             .layer
             .open_value(place, sealed, wanted.key, wanted.at, &mut scratch, page)

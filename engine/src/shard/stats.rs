@@ -80,6 +80,10 @@ counters! {
     reads_failed,
     /// Reads that found no version.
     reads_not_found,
+    /// Reads whose value was made of an image and deltas.
+    reads_replayed,
+    /// Deltas applied by them.
+    deltas_replayed,
     /// Requests that came from another core.
     reads_cross_core,
     /// Reads of the device for blocks.

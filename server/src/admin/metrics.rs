@@ -77,7 +77,7 @@ fn put_engine(page: &mut Exposition, stats: &EngineStats) {
         page.histogram(name, &[("stage", stage)], histogram, NANOSECOND);
     }
     for (counter, value) in counts.named() {
-        if counter.starts_with("reads_") && counter != "reads_cross_core" {
+        if counter.starts_with("reads_") && !BESIDE_TIERS.contains(&counter) {
             continue;
         }
         let name = format!("pageserver_engine_{counter}");
@@ -203,6 +203,8 @@ fn put_frontend(page: &mut Exposition, state: &AdminState) {
     }
 }
 
+/// Counters of reads that are no tier's share of them.
+const BESIDE_TIERS: [&str; 2] = ["reads_cross_core", "reads_replayed"];
 /// Those of the engine's counters that go down, too.
 const GAUGES: [&str; 3] = ["queue_depth", "waiting_for_store", "index_bytes"];
 const NANOSECOND: f64 = 1e-9;

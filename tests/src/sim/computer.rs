@@ -23,6 +23,7 @@ use super::key_source::SimKeys;
 use super::model::SimKeySpace;
 use super::rng::Rng;
 use super::store::SimStore;
+use crate::redo::PatternRedo;
 
 /// What the engine runs on here.
 pub struct SimPlatform;
@@ -153,6 +154,7 @@ impl Computer {
                 spawner: process.clone(),
                 store: client.clone(),
                 key_space: Arc::new(SimKeySpace),
+                redo: Arc::new(PatternRedo),
                 branches: Arc::clone(&branches),
                 counters: counter,
             }));

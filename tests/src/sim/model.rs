@@ -7,6 +7,7 @@ use engine::types::{BranchId, Id, Key, KeySpace, Lsn, PAGE_BYTES, Partition};
 
 use super::rng::Rng;
 use super::trace::{FNV_START, fnv1a};
+use crate::redo::{DeltaFlag, apply_to, delta};
 
 /// The keys of a simulation: a group (which is a stripe) and a number in it, big-endian, so that neighbours in a
 /// group are neighbours in order.
@@ -32,17 +33,30 @@ impl KeySpace for SimKeySpace {
     }
 }
 
-/// A value, by what makes it: its bytes follow from branch, key, LSN and shape.
+/// A value or a change of one, by what makes it: its bytes follow from branch, key, LSN and shape.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Version {
     seed: u64,
     len_bytes: usize,
     /// Repeats every so many bytes: compressible if that is few.
     period_bytes: usize,
+    kind: Kind,
+}
+
+/// What a version is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A whole value.
+    Image,
+    /// A change of the one before.
+    Delta,
+    /// A change that needs none before it.
+    BeginningDelta,
 }
 
 impl Version {
-    /// A value of random shape: mostly pages, some of them compressible, some small values, a few empty ones.
+    /// A value of random shape: mostly pages, some of them compressible, some small values, a few empty ones; and changes of
+    /// the same shapes.
     pub fn draw(rng: &mut Rng) -> Version {
         let len_bytes = match rng.below(10) {
             0 => 0,
@@ -51,15 +65,41 @@ impl Version {
             _ => PAGE_BYTES,
         };
         let period_bytes = if rng.chance(500) { PAGE_BYTES } else { 16 };
+        let kind = match rng.below(10) {
+            0 => Kind::BeginningDelta,
+            1..=5 => Kind::Delta,
+            _ => Kind::Image,
+        };
         Version {
             seed: rng.number(),
             len_bytes,
             period_bytes,
+            kind,
         }
     }
 
-    /// Its bytes.
-    pub fn bytes(&self) -> Vec<u8> {
+    /// Image or delta.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What is stored.
+    pub fn stored(&self) -> Vec<u8> {
+        let mut pattern = self.bytes();
+        let flag = match self.kind {
+            Kind::Image => return pattern,
+            Kind::Delta => DeltaFlag::Changes,
+            Kind::BeginningDelta => DeltaFlag::Begins,
+        };
+        // A flag and a pattern that is not empty are at most a page.
+        pattern.truncate(PAGE_BYTES - 1);
+        if pattern.is_empty() {
+            pattern.push(1);
+        }
+        delta(flag, &pattern)
+    }
+
+    fn bytes(&self) -> Vec<u8> {
         let mut state = self.seed | 1;
         let mut bytes = Vec::with_capacity(self.len_bytes);
         for at in 0..self.len_bytes {
@@ -113,7 +153,7 @@ impl ModelBranch {
     pub fn draw(rng: &mut Rng, name: String) -> ModelBranch {
         let base = 0x100_0000 + rng.below(1 << 30);
         let span = 1 + rng.below(10_000);
-        ModelBranch {
+        let mut branch = ModelBranch {
             name,
             id: BranchId(Id([0; 16])),
             fate: Fate::Unfinished,
@@ -121,7 +161,9 @@ impl ModelBranch {
             readable_from: Lsn(base + rng.below(span)),
             last_lsn: Lsn(base + span),
             versions: draw_versions(rng, base..base + span),
-        }
+        };
+        branch.begin_with_images();
+        branch
     }
 
     /// A branch that leaves this one somewhere: with versions of its own, or a plain one.
@@ -145,7 +187,7 @@ impl ModelBranch {
         } else {
             rng.between(self.readable_from.0, last_lsn)
         };
-        ModelBranch {
+        let mut branch = ModelBranch {
             name,
             id: BranchId(Id([0; 16])),
             fate: Fate::Unfinished,
@@ -153,7 +195,9 @@ impl ModelBranch {
             readable_from: Lsn(readable_from),
             last_lsn: Lsn(last_lsn),
             versions,
-        }
+        };
+        branch.begin_with_images();
+        branch
     }
 
     /// Its own versions in the order in which an import sends them: no particular one, but always the same.
@@ -167,13 +211,28 @@ impl ModelBranch {
         all
     }
 
-    /// The newest version of `key` at or below `at`.
-    pub fn newest(&self, key: &Key, at: Lsn) -> Option<&Version> {
-        self.versions
-            .get(key)?
-            .range(..=at)
-            .next_back()
-            .map(|(_, version)| version)
+    /// The value of `key` at `at`: made of all versions up to it.
+    pub fn value(&self, key: &Key, at: Lsn) -> Option<Vec<u8>> {
+        let mut value = None;
+        for (_, version) in self.versions.get(key)?.range(..=at) {
+            let stored = version.stored();
+            match version.kind {
+                Kind::Image => value = Some(stored),
+                Kind::Delta | Kind::BeginningDelta => {
+                    apply_to(value.get_or_insert_default(), &stored);
+                }
+            }
+        }
+        value
+    }
+
+    /// Makes an image of each key's first version: a change of nothing is nothing that a writer would write.
+    fn begin_with_images(&mut self) {
+        for versions in self.versions.values_mut() {
+            if let Some(mut first) = versions.first_entry() {
+                first.get_mut().kind = Kind::Image;
+            }
+        }
     }
 }
 

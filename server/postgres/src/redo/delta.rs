@@ -25,6 +25,7 @@
 
 use engine::types::Lsn;
 
+use super::implied::FORM_ZERO;
 use super::{Change, Implied, changes_images};
 use crate::bytes_at::Unread;
 use crate::key::{BlockTag, Fork, PostgresKey, Relation};
@@ -148,6 +149,15 @@ impl<'a> Delta<'a> {
         match self {
             Delta::Record(change) => change.image.is_some() || change.change.will_init,
             Delta::Implied(implied) => *implied == Implied::Zero,
+        }
+    }
+
+    /// The same of stored bytes, whatever their key.
+    pub fn stored_begins_page(bytes: &[u8]) -> bool {
+        match bytes {
+            [VERSION, FORM_RECORD, _, flags, ..] => flags & (WILL_INIT | HAS_IMAGE) != 0,
+            [VERSION, form, ..] => *form == FORM_ZERO,
+            _ => false,
         }
     }
 

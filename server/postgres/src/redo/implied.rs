@@ -324,7 +324,7 @@ fn truncate_free_space(page: &mut [u8; PAGE_BYTES], leaves: u16) {
     }
 }
 
-const FORM_ZERO: u8 = 1;
+pub(super) const FORM_ZERO: u8 = 1;
 const FORM_VISIBILITY_CLEAR: u8 = 2;
 const FORM_VISIBILITY_TRUNCATE: u8 = 3;
 const FORM_FREE_SPACE_TRUNCATE: u8 = 4;

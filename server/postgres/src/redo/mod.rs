@@ -29,6 +29,7 @@ mod implied;
 mod index_records;
 mod sequence;
 mod spgist;
+mod stored;
 mod visibility_map;
 mod xlog;
 
@@ -42,6 +43,7 @@ pub use implied::{
     CLOG_TRANSACTIONS_PER_PAGE, COMMIT_TIMESTAMPS_PER_PAGE, FSM_LEAVES, Implied, MAP_BYTES,
     MULTIXACT_MEMBERS_PER_PAGE, MULTIXACT_OFFSETS_PER_PAGE, MapBits,
 };
+pub use stored::PostgresRedo;
 pub use visibility_map::{MAP_BLOCKS_PER_PAGE, cleared_by};
 
 use engine::types::{Lsn, PAGE_BYTES};

@@ -9,7 +9,7 @@ use futures_util::future::{Either, select};
 
 use super::{Driver, Failure, HANGS_AFTER};
 use crate::sim::computer::{Server, SimPlatform};
-use crate::sim::model::{Fate, GROUPS_MAX, ModelBranch, Version, key};
+use crate::sim::model::{Fate, GROUPS_MAX, ModelBranch, key};
 use crate::sim::trace::{FNV_START, fnv1a};
 
 /// A shard of the simulation.
@@ -204,10 +204,8 @@ impl Driver {
     fn judge_read(&mut self, branch: usize, (key, at, result): Answered) -> Result<(), Failure> {
         let model = &self.branches[branch];
         let place = format!("branch {} key {key:?} at {at}", model.name);
-        let expected = visible(model, at).and_then(|()| {
-            let newest = model.newest(&key, at).map(Version::bytes);
-            newest.ok_or(ErrorKind::NotFound)
-        });
+        let expected =
+            visible(model, at).and_then(|()| model.value(&key, at).ok_or(ErrorKind::NotFound));
         self.judge(branch, &place, &expected, &result, |bytes| {
             (bytes.len(), fnv1a(FNV_START, bytes))
         })
@@ -224,7 +222,7 @@ impl Driver {
         let place = format!("branch {} keys {from:?} to {to:?} at {at}", model.name);
         let expected = visible(model, at).map(|()| {
             let keys = model.versions.range(from..=to);
-            keys.filter_map(|(key, _)| Some((*key, model.newest(key, at)?.bytes())))
+            keys.filter_map(|(key, _)| Some((*key, model.value(key, at)?)))
                 .collect()
         });
         self.judged.scans += 1;

@@ -17,7 +17,7 @@ use super::{Driver, Failure, HANGS_AFTER};
 use crate::sim::computer::Server;
 use crate::sim::coverage::Phase;
 use crate::sim::executor::Process;
-use crate::sim::model::{Fate, ModelBranch};
+use crate::sim::model::{Fate, Kind, ModelBranch};
 
 /// How an import ended; `None` if it was cut off.
 pub(super) type Outcome = Option<Result<(), CatalogError>>;
@@ -248,7 +248,12 @@ async fn import(
         if progress.cancel.get() {
             return Ok(());
         }
-        writer.put(key, lsn, Value::Image(&version.bytes())).await?;
+        let stored = version.stored();
+        let value = match version.kind() {
+            Kind::Image => Value::Image(&stored),
+            Kind::Delta | Kind::BeginningDelta => Value::Delta(&stored),
+        };
+        writer.put(key, lsn, value).await?;
     }
     if progress.cancel.get() {
         return Ok(());
