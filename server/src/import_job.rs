@@ -73,12 +73,14 @@ impl From<ImportJobError> for Failure {
 }
 
 /// Imports `source` as a new branch called `name`; blocks until it is visible. `progress` hears how many bytes of the
-/// source were read, and of how many if that is known; an error from it ends the import, with nothing visible.
+/// source were read, and of how many if that is known; `replay_bytes_max` bounds the pages that the WAL of a backup changed in
+/// memory; an error from it ends the import, with nothing visible.
 pub fn run(
     catalog: &ServerCatalog,
     tenant: &str,
     name: &str,
     source: &ImportSource,
+    replay_bytes_max: usize,
     progress: &mut dyn FnMut(u64, Option<u64>) -> Result<(), SinkError>,
 ) -> Result<Imported, ImportJobError> {
     let runtime = runtime()?;
@@ -102,6 +104,7 @@ pub fn run(
         handle: runtime.handle().clone(),
         begun: None,
         wal: Wal::default(),
+        replay_bytes_max,
         progress,
     };
     let summary = source.import(&mut sink)?;
@@ -155,12 +158,12 @@ struct Sink<'a> {
     handle: Handle,
     begun: Option<Begun>,
     wal: Wal,
+    replay_bytes_max: usize,
     progress: &'a mut dyn FnMut(u64, Option<u64>) -> Result<(), SinkError>,
 }
 
 struct Begun {
     writer: BranchWriter<StoreClient>,
-    at: Lsn,
     total_bytes: Option<u64>,
 }
 
@@ -200,15 +203,14 @@ impl ImportSink for Sink<'_> {
         spawn_uploads(uploads)?;
         self.begun = Some(Begun {
             writer,
-            at: start.start_lsn,
             total_bytes: start.total_bytes,
         });
         Ok(())
     }
 
-    fn put(&mut self, key: Key, value: &[u8]) -> Result<(), SinkError> {
+    fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<(), SinkError> {
         let begun = self.begun.as_mut().expect("a source begins before it puts");
-        let put = begun.writer.put(key, begun.at, Value::Image(value));
+        let put = begun.writer.put(key, lsn, value);
         Ok(self.handle.block_on(put)?)
     }
 
@@ -228,6 +230,10 @@ impl ImportSink for Sink<'_> {
             }
         }
         Ok(())
+    }
+
+    fn replay_bytes_max(&self) -> usize {
+        self.replay_bytes_max
     }
 
     fn progress(&mut self, file_bytes_done: u64) -> Result<(), SinkError> {

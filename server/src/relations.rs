@@ -24,6 +24,8 @@ pub async fn all(core: &Core, branch: &BranchHandle, at: Lsn) -> Result<Vec<Fork
     let directories = core.scan(branch, from, to, at).await?;
     let mut databases: Vec<u32> = directories
         .iter()
+        // Empty: it was dropped.
+        .filter(|(_, value)| !value.is_empty())
         .filter_map(|(key, _)| match PostgresKey::decode(key) {
             Some(PostgresKey::DatabaseDirectory { database, .. }) => Some(database),
             _ => None,
@@ -36,6 +38,9 @@ pub async fn all(core: &Core, branch: &BranchHandle, at: Lsn) -> Result<Vec<Fork
     for database in databases {
         let (from, to) = PostgresKey::relation_sizes_of(database);
         for (key, value) in core.scan(branch, from, to, at).await? {
+            if value.is_empty() {
+                continue;
+            }
             let (Some(PostgresKey::RelationSize { relation, fork }), Ok(size)) =
                 (PostgresKey::decode(&key), RelationSize::decode(&value))
             else {

@@ -8,10 +8,13 @@ use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use engine::types::{Key, Lsn};
-use postgres::import::{ImportSink, ImportStart, SinkError};
+use engine::layer::Value;
+use engine::redo::Redo;
+use engine::types::{Key, Lsn, PAGE_BYTES};
+use postgres::import::{ImportSink, ImportStart, REPLAY_BYTES_DEFAULT, SinkError};
 use postgres::key::PostgresKey;
 use postgres::local_cluster::{Binaries, ClusterOptions, LocalCluster};
+use postgres::redo::PostgresRedo;
 use postgres::replication::{ConnectionDefaults, ConnectionSettings};
 use tempfile::TempDir;
 
@@ -209,13 +212,19 @@ fn reachable(folder: &Path, major: u32) -> PathBuf {
     copy
 }
 
-/// Keeps all that an import puts, and checks that it keeps its promises to sinks.
+/// Keeps the last version of all that an import puts, deltas applied, and checks that it keeps its promises to sinks.
 #[derive(Default)]
 pub struct MapSink {
     /// As begun.
     pub start: Option<ImportStart>,
-    /// By key.
+    /// By key; what is gone is not here.
     pub values: BTreeMap<PostgresKey, Vec<u8>>,
+    /// The last LSN of every key.
+    pub versions: BTreeMap<PostgresKey, Lsn>,
+    /// Deltas among the versions.
+    pub deltas: u64,
+    /// As much memory as the import is allowed; 0 for what it takes by default.
+    pub replay_bytes_max: usize,
     /// Where the WAL begins, and its bytes.
     pub wal: Option<(Lsn, Vec<u8>)>,
     /// Files' bytes as told last.
@@ -229,15 +238,47 @@ impl ImportSink for MapSink {
         Ok(())
     }
 
-    fn put(&mut self, key: Key, value: &[u8]) -> Result<(), SinkError> {
+    fn put(&mut self, stored: Key, lsn: Lsn, value: Value<'_>) -> Result<(), SinkError> {
         assert!(self.start.is_some(), "put before begin");
-        assert!(value.len() <= engine::types::PAGE_BYTES, "too long");
-        let key = PostgresKey::decode(&key).expect("a key of the layout");
+        let key = PostgresKey::decode(&stored).expect("a key of the layout");
+        let before = self.versions.insert(key, lsn);
         assert!(
-            self.values.insert(key, value.to_vec()).is_none(),
-            "{key:?} put twice"
+            before.is_none_or(|before| before < lsn),
+            "{key:?} put at {lsn}, behind {before:?}"
         );
+        match value {
+            Value::Image(bytes) => {
+                assert!(bytes.len() <= PAGE_BYTES, "too long");
+                let is_chunk = matches!(key, PostgresKey::PlainFileChunk { .. })
+                    || matches!(key, PostgresKey::TwoPhase { chunk, .. } if chunk > 0);
+                if bytes.is_empty() && !is_chunk {
+                    self.values.remove(&key);
+                } else {
+                    self.values.insert(key, bytes.to_vec());
+                }
+            }
+            Value::Delta(bytes) => {
+                assert!(bytes.len() <= PAGE_BYTES, "too long");
+                assert!(before.is_some(), "{key:?}: a change of nothing");
+                self.deltas += 1;
+                let value = self.values.entry(key).or_default();
+                let mut page = [0; PAGE_BYTES];
+                page[..value.len()].copy_from_slice(value);
+                let applied = PostgresRedo.apply(&stored, lsn, bytes, &mut page, value.len());
+                if let Err(failed) = applied {
+                    return Err(failed.to_string().into());
+                }
+                *value = page.to_vec();
+            }
+        }
         Ok(())
+    }
+
+    fn replay_bytes_max(&self) -> usize {
+        match self.replay_bytes_max {
+            0 => REPLAY_BYTES_DEFAULT,
+            bytes => bytes,
+        }
     }
 
     fn wal(&mut self, at: Lsn, bytes: &[u8]) -> Result<(), SinkError> {

@@ -178,7 +178,15 @@ impl Site {
     /// # Panics
     /// The import fails.
     pub fn import(&self, source: &str) -> Branch {
-        let made = self.json(&["import", source, "acme/main", "--create-tenant", "--json"]);
+        self.import_with(source, &[])
+    }
+
+    /// The same with more arguments.
+    /// # Panics
+    /// The import fails.
+    pub fn import_with(&self, source: &str, more: &[&str]) -> Branch {
+        let arguments = ["import", source, "acme/main", "--create-tenant", "--json"];
+        let made = self.json(&[&arguments, more].concat());
         let tenants = self.json(&["tenant", "list", "--json"]);
         Branch {
             tenant: text(&tenants[0]["id"]),

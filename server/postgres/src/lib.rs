@@ -5,12 +5,12 @@
 //!   [`key_space`] deals them to partitions and stripes;
 //! - [`page`]: headers and data checksums of pages, and the changes access methods make to their items;
 //! - [`control_file`], [`data_files`]: `pg_control`, and what each path of a data directory is;
-//! - [`wal`]: the WAL stream cut into records, and whether a stretch of it changes anything;
+//! - [`wal`]: the WAL stream cut into records;
 //! - [`redo`]: one logged change onto one page;
 //! - [`touch`]: every key of which a record makes a new version;
 //! - [`verify`]: redo proved against the pages that Postgres logged;
 //! - [`replication`]: connection and base backup of a running cluster;
-//! - [`import`]: running cluster, stopped data directory or backup tar, each as the same stream of versions;
+//! - [`import`]: running cluster, stopped data directory or backup tar, each as the same stream of versions, and the WAL of the backup replayed onto them;
 //! - [`local_cluster`]: a throw-away cluster of the stock binaries, for the demo and for tests.
 #![forbid(unsafe_code)]
 

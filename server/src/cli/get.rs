@@ -100,6 +100,11 @@ pub(super) fn run(context: &Context, arguments: &GetArguments) -> Result<(), Fai
         let file = format!("{relation}{}", fork.suffix());
         Failure::new(failure.exit, format!("block {block} of {file}: {failure}"))
     })?;
+    if page.is_empty() {
+        let what = "was cut off or dropped, or nobody logged what is on it";
+        let gone = format!("block {block} of {relation}{} {what}", fork.suffix());
+        return Err(Failure::new(Exit::NotFound, gone));
+    }
     show(arguments, &page, at)
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use postgres::import::{ImportSource, SinkError};
+use postgres::import::{ImportSource, REPLAY_BYTES_DEFAULT, SinkError};
 use postgres::replication::{
     BackupOptions, CheckpointPace, ConnectionDefaults, ConnectionSettings, SettingsError,
 };
@@ -29,8 +29,9 @@ Examples:
 The running server needs wal_level replica or more, a free walsender, and a role with REPLICATION. PGHOST, PGPORT,
 PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE and PGSSLROOTCERT fill in what the connection string leaves out.
 
-For now the cluster must not be written to between the start and the end of the backup: stop the writers, run VACUUM and
-CHECKPOINT; an import whose WAL changes a page is refused and says so.
+The cluster may be at work: the WAL from the start to the end of the backup is replayed, and the branch is readable from that
+end on. Only CREATE DATABASE ... STRATEGY file_copy and ALTER DATABASE ... SET TABLESPACE must not run meanwhile: an import that
+meets one is refused and says so.
 
 Talks to the object store and the keyring only: a server may run beside it on the same store, or none. An import that
 breaks off leaves nothing visible and can be run again.";
@@ -48,6 +49,9 @@ pub(super) struct ImportArguments {
     /// Lets the server take its time for the first checkpoint, instead of hurrying it.
     #[arg(long)]
     spread_checkpoint: bool,
+    /// Memory for pages that the WAL of the backup changed.
+    #[arg(long, value_name = "SIZE", default_value_t = Size(REPLAY_BYTES_DEFAULT as u64))]
+    replay_memory: Size,
     /// The result as JSON.
     #[arg(long)]
     json: bool,
@@ -72,6 +76,7 @@ pub(super) fn run(context: &Context, arguments: &ImportArguments) -> Result<(), 
         tenant,
         branch,
         &source,
+        usize::try_from(arguments.replay_memory.0).unwrap_or(usize::MAX),
         &mut |done, total| display.show(done, total),
     );
     display.finish();
@@ -98,6 +103,7 @@ pub(super) fn run(context: &Context, arguments: &ImportArguments) -> Result<(), 
                 "pages": summary.relation_pages,
                 "forks": summary.relation_forks,
                 "databases": summary.databases,
+                "wal_records": summary.wal_records,
                 "seconds": took.as_secs_f64(),
             })
         );
@@ -105,7 +111,8 @@ pub(super) fn run(context: &Context, arguments: &ImportArguments) -> Result<(), 
     }
     println!(
         "{}  {}  readable from {}\n\
-         PostgreSQL {}: {} databases, {} forks, {} pages, {} of files in {:.1} s ({}/s)",
+         PostgreSQL {}: {} databases, {} forks, {} pages, {} of files in {:.1} s ({}/s), \
+         {} records of WAL replayed",
         imported.branch,
         arguments.branch,
         summary.stop_lsn,
@@ -116,6 +123,7 @@ pub(super) fn run(context: &Context, arguments: &ImportArguments) -> Result<(), 
         human(summary.file_bytes),
         took.as_secs_f64(),
         human(rate(summary.file_bytes, took)),
+        summary.wal_records,
     );
     Ok(())
 }

@@ -80,6 +80,8 @@ pub(super) async fn put_single(
     answer: &Answer,
 ) -> Result<Found, RequestError> {
     let missing = match &answer.result {
+        // What a key names is gone, or nobody logged what is on the page.
+        Ok(0) => true,
         Ok(_) => false,
         Err(e) if e.kind() == ErrorKind::NotFound => true,
         Err(e) => {
@@ -99,15 +101,18 @@ pub(super) async fn put_single(
             codec::put_page(out, echo, answer);
         }
         Ask::GetPage(rel, block) => {
-            reader.must_be_past_end(rel, block).await?;
+            let is_hole = answer.result.is_ok();
+            if reader.is_past_end(rel, block, is_hole).await? {
+                codec::put_page(out, echo, &[0; PAGE_BYTES]);
+                return Ok(Found::PastEnd);
+            }
             codec::put_page(out, echo, &[0; PAGE_BYTES]);
-            return Ok(Found::PastEnd);
         }
         Ask::Exists(_) => codec::put_exists(out, echo, !missing),
         Ask::Nblocks(rel) => {
             let blocks = match answer.value() {
-                Some(value) => size(ask, value)?.blocks,
-                None => return Err(reader.no_relation(rel)?),
+                Some(value) if !missing => size(ask, value)?.blocks,
+                _ => return Err(reader.no_relation(rel)?),
             };
             codec::put_nblocks(out, echo, blocks);
         }
@@ -161,15 +166,20 @@ impl Reader<'_> {
         Ok(Found::Value)
     }
 
-    /// Succeeds if `block` lies past the end of a fork that exists.
-    async fn must_be_past_end(&self, rel: RelationFork, block: u32) -> Result<(), RequestError> {
+    /// Whether `block`, which has no page, lies past the end of a fork that exists. One within the fork has to be a hole.
+    async fn is_past_end(
+        &self,
+        rel: RelationFork,
+        block: u32,
+        is_hole: bool,
+    ) -> Result<bool, RequestError> {
         let ask = Ask::Nblocks(rel);
         let Some(value) = self.value(ask, size_key(rel)?).await? else {
             return Err(self.no_relation(rel)?);
         };
         let blocks = size(ask, &value)?.blocks;
-        if block >= blocks {
-            return Ok(());
+        if block >= blocks || is_hole {
+            return Ok(block >= blocks);
         }
         let (relation, _) = relation(rel)?;
         Err(RequestError::NoVersion {
@@ -197,7 +207,7 @@ impl Reader<'_> {
             .scan(self.branch, from, to, self.at)
             .await
             .map_err(|source| RequestError::Read { what, source })?;
-        if sizes.is_empty() {
+        if sizes.iter().all(|(_, value)| value.is_empty()) {
             return Err(RequestError::NoDatabase {
                 database,
                 at: self.at,
@@ -205,7 +215,8 @@ impl Reader<'_> {
         }
         let mut blocks = 0_i64;
         for (key, value) in &sizes {
-            if let Some(PostgresKey::RelationSize { relation, .. }) = PostgresKey::decode(key)
+            if !value.is_empty()
+                && let Some(PostgresKey::RelationSize { relation, .. }) = PostgresKey::decode(key)
                 && relation.tablespace == DEFAULT_TABLESPACE
             {
                 blocks += i64::from(size(what, value)?.blocks);
@@ -239,7 +250,13 @@ impl Reader<'_> {
                 block,
             }
             .encode();
-            let page = self.value(what, key).await?.ok_or_else(missing)?;
+            let page = match self.core.read(self.branch, key, at).await {
+                // Nobody logged what is on it.
+                Ok(page) if page.is_empty() => vec![0; PAGE_BYTES],
+                Ok(page) => page,
+                Err(e) if e.kind() == ErrorKind::NotFound => return Err(missing()),
+                Err(source) => return Err(RequestError::Read { what, source }),
+            };
             if page.len() != PAGE_BYTES || blocks.len() == blocks.capacity() {
                 let got_bytes = page.len();
                 return Err(RequestError::PageLength { what, got_bytes });
@@ -251,7 +268,8 @@ impl Reader<'_> {
 
     async fn value(&self, what: Ask, key: Key) -> Result<Option<Vec<u8>>, RequestError> {
         match self.core.read(self.branch, key, self.at).await {
-            Ok(value) => Ok(Some(value)),
+            // Empty: what the key names is gone.
+            Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(source) => Err(RequestError::Read { what, source }),
         }

@@ -8,13 +8,11 @@ use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use super::backup::Backup;
 use super::backup_label::{BackupLabel, parse_tablespace_map};
-use super::cluster_files::ClusterFiles;
 use super::tar_archive::{Archive, read_archive};
-use super::wal_stretch::WalStretch;
 use super::{ImportError, ImportSink, ImportStart, ImportSummary};
 use crate::control_file::ControlFile;
-use crate::wal::{QuietCheck, WalStream};
 
 pub(super) fn import(path: &Path, sink: &mut dyn ImportSink) -> Result<ImportSummary, ImportError> {
     let folder = if path.is_dir() {
@@ -44,18 +42,15 @@ pub(super) fn import(path: &Path, sink: &mut dyn ImportSink) -> Result<ImportSum
         total_bytes: Some(total),
     };
     sink.begin(&start).map_err(ImportError::Sink)?;
-    let mut files = ClusterFiles::new(start);
+    let mut backup = Backup::new(start, sink.replay_bytes_max());
     for (oid, path) in &preview.tablespaces {
-        files.tablespace(*oid, path, sink)?;
+        backup.tablespace(*oid, path, sink)?;
     }
-    let check = QuietCheck::of_backup(start.start_lsn);
-    let mut stretch = WalStretch::new(start.start_lsn, WalStream::of(&start), check);
     for (archive, path) in archives {
         let mut reader = BufReader::new(File::open(&path).map_err(ImportError::file(&path))?);
-        read_archive(archive, &mut reader, &mut files, &mut stretch, sink)?;
+        read_archive(archive, &mut reader, &mut backup, sink)?;
     }
-    let stop = stretch.finish()?;
-    files.finish(stop, sink)
+    backup.finish(sink)
 }
 
 /// `base.tar` of a folder; a compressed one is refused.

@@ -3,21 +3,26 @@
 //! Postgres keeps what is here: a fork's length is that of its segments up to the first that is not full, and a
 //! piece of a block at the end of a file (an extension that a crash cut short) does not count.
 //!
-//! Checksums: a page that is wrong and older than the start is damaged. A newer one may be torn, and WAL would
-//! restore it; since WAL that changes pages is refused, such a page is remembered, and it is damaged if the WAL turns
-//! out to be quiet.
+//! Checksums: a page that is wrong and older than the start is damaged. A newer one may be torn, and the WAL restores it: it
+//! is damaged if that does not come to pass (`replay.rs`). Pages of the two maps are read as Postgres itself reads them, wrong
+//! ones as zeros: bits of a visibility map are cleared without an image in the WAL, so one that is torn in a backup is
+//! restored by nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 
+use engine::layer::Value;
 use engine::types::{Lsn, PAGE_BYTES};
 
+use super::page_table::{Limits, PageTable};
+use super::replay::{Lengths, Replay};
 use super::{ImportError, ImportSink, ImportStart, ImportSummary, replication_origins};
 use crate::bytes_at::{u16_at, u32_at};
 use crate::control_file::{CONTROL_FILE_BYTES, ControlFile, SEGMENT_BLOCKS};
 use crate::data_files::DataFile;
 use crate::key::{CHUNK_BYTES, Fork, PostgresKey, Relation, Slru, path_hash};
 use crate::page;
+use crate::touch::ClusterState;
 use crate::value::{
     BackupFacts, DatabaseDirectory, PlainFile, RelationSize, ReplicationOrigin, SlruSegment,
     Tablespace,
@@ -30,6 +35,14 @@ pub(super) struct SourceFile<'a> {
     pub(super) mode: u32,
 }
 
+/// All files, taken.
+pub(super) struct FinishedFiles {
+    /// As of the files: no WAL yet.
+    pub(super) summary: ImportSummary,
+    pub(super) data_checksum_version: u32,
+    pub(super) replay: Replay,
+}
+
 /// Takes files and turns them into versions.
 pub(super) struct ClusterFiles {
     start: ImportStart,
@@ -39,29 +52,36 @@ pub(super) struct ClusterFiles {
     databases: BTreeMap<(u32, u32), bool>,
     plain_paths: HashMap<u64, String>,
     control: Option<Vec<u8>>,
-    suspect: Option<ImportError>,
+    /// Newer pages whose checksum is wrong.
+    suspects: HashMap<PostgresKey, ImportError>,
+    /// What the WAL changes without an image: visibility maps and the last pages of SLRUs.
+    maps: PageTable,
+    slrus: [BTreeMap<(u64, u32), Box<[u8; PAGE_BYTES]>>; 4],
+    /// Pages of each segment.
+    slru_pages: BTreeMap<(Slru, u64), u32>,
+    state: ClusterState,
     buffer: Vec<u8>,
     file_bytes: u64,
     relation_pages: u64,
 }
 
 impl ClusterFiles {
-    pub(super) fn new(start: ImportStart) -> ClusterFiles {
+    pub(super) fn new(start: ImportStart, replay_bytes_max: usize) -> ClusterFiles {
         ClusterFiles {
             start,
             segments: BTreeMap::new(),
             databases: BTreeMap::new(),
             plain_paths: HashMap::new(),
             control: None,
-            suspect: None,
+            suspects: HashMap::new(),
+            maps: PageTable::new(Limits::of(replay_bytes_max)),
+            slrus: Default::default(),
+            slru_pages: BTreeMap::new(),
+            state: ClusterState::new(1),
             buffer: vec![0; BUFFER_BYTES],
             file_bytes: 0,
             relation_pages: 0,
         }
-    }
-
-    pub(super) fn postgres_major(&self) -> u16 {
-        self.start.postgres_major
     }
 
     /// A tablespace made by a user.
@@ -78,7 +98,7 @@ impl ClusterFiles {
         if encoded.len() > PAGE_BYTES {
             return Err(malformed(path, "the path is too long"));
         }
-        put(sink, PostgresKey::Tablespace { tablespace }, &encoded)
+        self.put(sink, PostgresKey::Tablespace { tablespace }, &encoded)
     }
 
     /// Takes one file; `kind` is what [`crate::data_files`] says of it. WAL and files that are ignored must not
@@ -106,7 +126,7 @@ impl ClusterFiles {
                     database,
                     tablespace,
                 };
-                put(sink, key, &content)?;
+                self.put(sink, key, &content)?;
             }
             DataFile::DatabaseVersion {
                 database,
@@ -131,7 +151,7 @@ impl ClusterFiles {
                         local_lsn: Lsn::INVALID,
                     };
                     let key = PostgresKey::ReplicationOrigin { origin };
-                    put(sink, key, &value.encode())?;
+                    self.put(sink, key, &value.encode())?;
                 }
             }
             DataFile::Plain => self.plain(file, reader, sink)?,
@@ -149,50 +169,67 @@ impl ClusterFiles {
         sink.progress(self.file_bytes).map_err(ImportError::Sink)
     }
 
-    /// Puts what is known only at the end. `stop` comes from WAL that was quiet.
+    /// Puts what is known only when all files were there. What comes of it takes the WAL.
     pub(super) fn finish(
         mut self,
-        stop: Lsn,
         sink: &mut dyn ImportSink,
-    ) -> Result<ImportSummary, ImportError> {
-        if let Some(damaged) = self.suspect.take() {
-            return Err(damaged);
-        }
+    ) -> Result<FinishedFiles, ImportError> {
         let bytes = self.control.take();
         let bytes = bytes.ok_or_else(|| ImportError::Missing("global/pg_control".to_owned()))?;
         let control = ControlFile::decode(&bytes)?;
         self.compare_with_start(&control)?;
-        put(sink, PostgresKey::ControlFile, &bytes)?;
+        self.put(sink, PostgresKey::ControlFile, &bytes)?;
         let checkpoint = control.checkpoint.encode();
-        put(sink, PostgresKey::CheckpointState, &checkpoint)?;
-        for ((database, tablespace), is_own_tablespace) in &self.databases {
+        self.put(sink, PostgresKey::CheckpointState, &checkpoint)?;
+        for ((database, tablespace), is_own_tablespace) in self.databases.clone() {
             let key = PostgresKey::DatabaseDirectory {
-                database: *database,
-                tablespace: *tablespace,
+                database,
+                tablespace,
             };
-            let is_own_tablespace = *is_own_tablespace;
-            put(sink, key, &DatabaseDirectory { is_own_tablespace }.encode())?;
+            self.put(sink, key, &DatabaseDirectory { is_own_tablespace }.encode())?;
         }
-        let relation_forks = self.put_sizes(sink)?;
-        let facts = BackupFacts {
-            system_identifier: self.start.system_identifier,
-            postgres_major: self.start.postgres_major.into(),
-            timeline: self.start.timeline,
-            start_lsn: self.start.start_lsn,
-            stop_lsn: stop,
-            wal_segment_bytes: self.start.wal_segment_bytes,
-            data_checksum_version: control.data_checksum_version,
-        };
-        put(sink, PostgresKey::BackupFacts, &facts.encode())?;
+        let forks = self.put_sizes(sink)?;
         let own = self.databases.values().filter(|is_own| **is_own).count();
-        Ok(ImportSummary {
+        let summary = ImportSummary {
             start: self.start,
-            stop_lsn: stop,
+            stop_lsn: self.start.start_lsn,
             file_bytes: self.file_bytes,
             relation_pages: self.relation_pages,
-            relation_forks,
+            relation_forks: forks.len() as u64,
             databases: own as u64,
+            wal_records: 0,
+        };
+        let mut pages = self.maps;
+        for (slru, kept) in Slru::ALL.into_iter().zip(self.slrus) {
+            for ((segment, block), page) in kept {
+                let key = PostgresKey::SlruPage {
+                    slru,
+                    segment,
+                    block,
+                };
+                pages.keep(key, &page, self.start.start_lsn);
+            }
+        }
+        let lengths = Lengths {
+            forks,
+            segments: self.slru_pages,
+        };
+        Ok(FinishedFiles {
+            summary,
+            data_checksum_version: control.data_checksum_version,
+            replay: Replay::new(self.state, lengths, pages, self.suspects),
         })
+    }
+
+    /// Puts a small value, and takes it into the state that the WAL begins with.
+    fn put(
+        &mut self,
+        sink: &mut dyn ImportSink,
+        key: PostgresKey,
+        value: &[u8],
+    ) -> Result<(), ImportError> {
+        self.state.load(key, value)?;
+        put(sink, key, self.start.start_lsn, value)
     }
 
     fn relation(
@@ -224,16 +261,19 @@ impl ClusterFiles {
         while left > 0 {
             let part = fill(&mut buffer, left, file, reader)?;
             for page in part.chunks_exact(PAGE_BYTES) {
-                let page: &[u8; PAGE_BYTES] = page.try_into().expect("chunks of a page");
-                if self.start.has_data_checksums {
-                    self.verify(page, block, file)?;
-                }
+                let mut page: &[u8; PAGE_BYTES] = page.try_into().expect("chunks of a page");
                 let key = PostgresKey::Block {
                     relation,
                     fork,
                     block,
                 };
-                put(sink, key, page)?;
+                if self.start.has_data_checksums && !self.verify(key, page, block, file)? {
+                    page = &ZEROS;
+                }
+                if fork == Fork::VisibilityMap {
+                    self.maps.keep(key, page, self.start.start_lsn);
+                }
+                put(sink, key, self.start.start_lsn, page)?;
                 block += 1;
             }
             left -= part.len() as u64;
@@ -254,16 +294,30 @@ impl ClusterFiles {
         Ok(())
     }
 
+    /// Whether the page is to be taken as it is; else it is one of zeros.
     fn verify(
         &mut self,
+        key: PostgresKey,
         page: &[u8; PAGE_BYTES],
         block: u32,
         file: &SourceFile<'_>,
-    ) -> Result<(), ImportError> {
+    ) -> Result<bool, ImportError> {
         let stored = u16_at(page, 8).expect("within the page");
         let computed = page::page_checksum(page, block);
         if stored == computed || page::is_zero(page) {
-            return Ok(());
+            return Ok(true);
+        }
+        let fork = match key {
+            PostgresKey::Block { fork, .. } => Some(fork),
+            _ => None,
+        };
+        if matches!(fork, Some(Fork::VisibilityMap | Fork::FreeSpaceMap)) {
+            tracing::warn!(
+                file = file.path,
+                block,
+                "a page of a map with a wrong checksum counts as zeros, as it does for Postgres"
+            );
+            return Ok(false);
         }
         let high = u32_at(page, 0).expect("within the page");
         let low = u32_at(page, 4).expect("within the page");
@@ -278,8 +332,8 @@ impl ClusterFiles {
         if lsn < self.start.start_lsn {
             return Err(damaged);
         }
-        self.suspect.get_or_insert(damaged);
-        Ok(())
+        self.suspects.insert(key, damaged);
+        Ok(true)
     }
 
     fn slru(
@@ -302,10 +356,17 @@ impl ClusterFiles {
                 segment,
                 block,
             };
-            put(sink, key, page)?;
+            put(sink, key, self.start.start_lsn, page)?;
+            let kept = &mut self.slrus[usize::from(slru.number())];
+            let page: &[u8; PAGE_BYTES] = page.try_into().expect("chunks of a page");
+            kept.insert((segment, block), Box::new(*page));
+            if kept.len() > SLRU_PAGES_KEPT {
+                kept.pop_first();
+            }
         }
+        self.slru_pages.insert((slru, segment), pages);
         let key = PostgresKey::SlruSegment { slru, segment };
-        put(sink, key, &SlruSegment { pages }.encode())
+        self.put(sink, key, &SlruSegment { pages }.encode())
     }
 
     fn plain(
@@ -330,7 +391,7 @@ impl ClusterFiles {
         if encoded.len() > PAGE_BYTES {
             return Err(malformed(file.path, "the path is too long"));
         }
-        put(sink, PostgresKey::PlainFile { path_hash }, &encoded)?;
+        self.put(sink, PostgresKey::PlainFile { path_hash }, &encoded)?;
         let key = |chunk| PostgresKey::PlainFileChunk { path_hash, chunk };
         self.chunks(file, reader, sink, key)
     }
@@ -346,7 +407,7 @@ impl ClusterFiles {
         for chunk in 0u32.. {
             let bytes = left.min(CHUNK_BYTES as u64);
             let part = fill(&mut self.buffer[..CHUNK_BYTES], bytes, file, reader)?;
-            put(sink, key(chunk), part)?;
+            put(sink, key(chunk), self.start.start_lsn, part)?;
             left -= bytes;
             self.file_bytes += bytes;
             if bytes < CHUNK_BYTES as u64 {
@@ -412,9 +473,13 @@ impl ClusterFiles {
         ))
     }
 
-    fn put_sizes(&self, sink: &mut dyn ImportSink) -> Result<u64, ImportError> {
-        let mut forks = 0;
-        let mut segments = self.segments.iter().peekable();
+    fn put_sizes(
+        &mut self,
+        sink: &mut dyn ImportSink,
+    ) -> Result<BTreeMap<(Relation, Fork), u32>, ImportError> {
+        let mut forks = BTreeMap::new();
+        let of_files = std::mem::take(&mut self.segments);
+        let mut segments = of_files.iter().peekable();
         while let Some(((relation, fork, first), first_blocks)) = segments.next() {
             let missing = |segment: u32| {
                 let suffix = fork.suffix();
@@ -444,14 +509,37 @@ impl ClusterFiles {
                 blocks,
                 generation: Lsn::INVALID,
             };
-            put(
-                sink,
-                PostgresKey::RelationSize { relation, fork },
-                &value.encode(),
-            )?;
-            forks += 1;
+            let key = PostgresKey::RelationSize { relation, fork };
+            self.put(sink, key, &value.encode())?;
+            forks.insert((relation, fork), blocks);
         }
         Ok(forks)
+    }
+}
+
+impl FinishedFiles {
+    /// Puts what the backup says of itself.
+    pub(super) fn put_facts(
+        &self,
+        stop: Lsn,
+        sink: &mut dyn ImportSink,
+    ) -> Result<(), ImportError> {
+        let start = self.summary.start;
+        let facts = BackupFacts {
+            system_identifier: start.system_identifier,
+            postgres_major: start.postgres_major.into(),
+            timeline: start.timeline,
+            start_lsn: start.start_lsn,
+            stop_lsn: stop,
+            wal_segment_bytes: start.wal_segment_bytes,
+            data_checksum_version: self.data_checksum_version,
+        };
+        put(
+            sink,
+            PostgresKey::BackupFacts,
+            start.start_lsn,
+            &facts.encode(),
+        )
     }
 }
 
@@ -466,8 +554,14 @@ pub(super) fn is_state(kind: &DataFile) -> bool {
     )
 }
 
-fn put(sink: &mut dyn ImportSink, key: PostgresKey, value: &[u8]) -> Result<(), ImportError> {
-    sink.put(key.encode(), value).map_err(ImportError::Sink)
+fn put(
+    sink: &mut dyn ImportSink,
+    key: PostgresKey,
+    lsn: Lsn,
+    value: &[u8],
+) -> Result<(), ImportError> {
+    sink.put(key.encode(), lsn, Value::Image(value))
+        .map_err(ImportError::Sink)
 }
 
 /// Fills the front of `buffer` with the next bytes of the file, `left` of them if there is room.
@@ -501,4 +595,7 @@ fn malformed(path: &str, reason: &str) -> ImportError {
 /// Read at once; a multiple of a page.
 const BUFFER_BYTES: usize = 64 * PAGE_BYTES;
 const SLRU_SEGMENT_PAGES: u32 = 32;
+/// Pages of each SLRU that are kept for the WAL: the newest, 16 MiB of them.
+const SLRU_PAGES_KEPT: usize = 2048;
+const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
 const SMALL_FILE_BYTES_MAX: usize = 32 * PAGE_BYTES;

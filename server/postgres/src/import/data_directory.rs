@@ -9,12 +9,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::cluster_files::{ClusterFiles, SourceFile, is_state};
-use super::wal_stretch::WalStretch;
+use super::wal_stretch::{Until, WalStretch};
 use super::{ImportError, ImportSink, ImportStart, ImportSummary};
 use crate::control_file::{ClusterState, ControlFile};
 use crate::data_files::{DataFile, classify, is_version_folder};
 use crate::key::{Fork, Relation};
-use crate::wal::{QuietCheck, WalStream};
+use crate::wal::WalStream;
 
 pub(super) fn import(
     directory: &Path,
@@ -33,7 +33,7 @@ pub(super) fn import(
     };
     sink.begin(&start).map_err(ImportError::Sink)?;
     let stop = wal(directory, &start, sink)?;
-    let mut files = ClusterFiles::new(start);
+    let mut files = ClusterFiles::new(start, sink.replay_bytes_max());
     for (oid, target) in &listing.tablespaces {
         files.tablespace(*oid, target, sink)?;
     }
@@ -53,7 +53,7 @@ pub(super) fn import(
             path: directory.to_owned(),
         });
     }
-    files.finish(stop, sink)
+    files.finish(sink)?.complete(stop, sink)
 }
 
 /// The control file of a directory that nothing runs on.
@@ -88,15 +88,18 @@ fn wal(
     sink: &mut dyn ImportSink,
 ) -> Result<engine::types::Lsn, ImportError> {
     let stream = WalStream::of(start);
-    let check = QuietCheck::of_shutdown(start.start_lsn);
-    let mut stretch = WalStretch::new(start.start_lsn, stream, check);
+    let until = Until::ShutdownCheckpoint;
+    let mut stretch = WalStretch::new(start.start_lsn, stream, until);
     // One record: two segments at most.
     for _ in 0..2 {
         let name = format!("pg_wal/{}", stretch.next_segment_name());
         let path = directory.join(&name);
         let mut reader = File::open(&path).map_err(ImportError::file(&path))?;
-        if let DataFile::Wal { timeline, segment } = classify(&name, start.postgres_major) {
-            stretch.segment(timeline, segment, &mut reader, sink)?;
+        if let DataFile::Wal { timeline, segment } = classify(&name, start.postgres_major)
+            && stretch.wants(timeline, segment)
+        {
+            // It writes out what was logged before, and changes nothing.
+            stretch.segment(segment, &mut reader, sink, &mut |_, _| Ok(()))?;
         }
         if stretch.stop().is_some() {
             break;

@@ -1,20 +1,25 @@
 //! A cluster as a stream of key versions, from a running server, a stopped data directory, or a backup tar.
 //!
 //! All sources speak to one [`ImportSink`], in one order: `begin` once, then pages and state in the order of the
-//! source's files (each key exactly once, in no particular order of keys), WAL, and at the end sizes and listings.
-//! Code here blocks on files and sockets and wants a thread of its own. Memory: buffers of fixed size, and about a
-//! hundred bytes per file of the cluster; nothing grows with the files' length.
+//! source's files (in no particular order of keys), sizes and listings; then WAL, and what its records make of all that.
+//! Code here blocks on files and sockets and wants a thread of its own. Memory: buffers of fixed size, a table of pages of fixed
+//! size, and about two hundred bytes per file of the cluster; nothing grows with the files' length, nor with the WAL's.
 //!
-//! Versions belong at the start LSN of the backup, where redo of its WAL will begin one day; the branch is readable
-//! from the stop LSN on.
+//! What the files give are versions at the start LSN of the backup: a backup of a cluster at work is torn, and of mixed
+//! LSNs, until its WAL is replayed (`replay.rs`). Its versions are those of their records' ends, and the branch is readable from
+//! the stop LSN on. Versions in between are written only where they are needed for that.
 //!
 //! What is refused: a cluster of another version or build, a directory that was not shut down, a backup whose WAL
-//! is missing or changes anything ([`QuietCheck`](crate::wal::QuietCheck)), a page whose checksum is wrong.
+//! is missing, a page whose checksum is wrong and which the WAL does not restore, and during the backup a database that is made
+//! or moved by copying its files.
 
+mod backup;
 mod backup_label;
 mod backup_tar;
 mod cluster_files;
 mod data_directory;
+mod page_table;
+mod replay;
 mod replication_origins;
 mod running_cluster;
 mod tar_archive;
@@ -22,11 +27,14 @@ mod wal_stretch;
 
 use std::path::{Path, PathBuf};
 
+use engine::layer::Value;
 use engine::types::{Key, Lsn};
 
 use crate::control_file::{ClusterState, ControlFileError};
+use crate::key::PostgresKey;
 use crate::replication::{BackupOptions, ConnectionSettings, ReplicationError};
-use crate::wal::{Change, WalError, WalStream, WalVersion};
+use crate::touch::{StateError, TouchError};
+use crate::wal::{WalError, WalStream, WalVersion};
 
 /// Where a cluster comes from.
 #[derive(Clone, Debug)]
@@ -48,7 +56,7 @@ pub struct ImportStart {
     pub postgres_major: u16,
     /// Timeline of the cluster.
     pub timeline: u32,
-    /// LSN of all versions that follow: redo would begin here.
+    /// LSN of all versions that come of files: redo begins here.
     pub start_lsn: Lsn,
     /// Bytes of a WAL segment file.
     pub wal_segment_bytes: u32,
@@ -73,7 +81,12 @@ pub struct ImportSummary {
     pub relation_forks: u64,
     /// Databases, templates included.
     pub databases: u64,
+    /// Records of the WAL from start to stop, which are replayed.
+    pub wal_records: u64,
 }
+
+/// What [`ImportSink::replay_bytes_max`] is unless a sink says otherwise.
+pub const REPLAY_BYTES_DEFAULT: usize = 256 << 20;
 
 /// Any error of whoever takes the versions; ends the import.
 pub type SinkError = Box<dyn std::error::Error + Send + Sync>;
@@ -86,10 +99,16 @@ pub trait ImportSink {
     /// Ends the import.
     fn begin(&mut self, start: &ImportStart) -> Result<(), SinkError>;
 
-    /// A value, at most 8,192 bytes, of a key that was not put before.
+    /// A version of a key, at most 8,192 bytes; of each key, later ones have higher LSNs. An empty image says that what the
+    /// key names is not there (any more), or (of the last chunk of a file) that nothing more comes.
     /// # Errors
     /// Ends the import.
-    fn put(&mut self, key: Key, value: &[u8]) -> Result<(), SinkError>;
+    fn put(&mut self, key: Key, lsn: Lsn, value: Value<'_>) -> Result<(), SinkError>;
+
+    /// Bytes of pages that the WAL changed which may be in memory; asked once. Default 256 MiB.
+    fn replay_bytes_max(&self) -> usize {
+        REPLAY_BYTES_DEFAULT
+    }
 
     /// The next bytes of WAL: without gaps from the WAL page (8 KiB) that holds the start LSN to the stop LSN.
     /// # Errors
@@ -256,11 +275,58 @@ pub enum ImportError {
         "the backup has no WAL (neither in base.tar nor in pg_wal.tar): take it with -X stream or -X fetch"
     )]
     NoWal,
-    /// WAL changes something between start and stop.
+    /// A record changes the cluster in a way that is not known.
+    #[error("the WAL of the backup can't be replayed")]
+    Record(#[from] TouchError),
+    /// A value of the cluster that WAL can't begin with.
+    #[error("state of the cluster")]
+    State(#[from] StateError),
+    /// A database was made or moved by copying files.
     #[error(
-        "the cluster was at work while it was backed up: {0}; stop the writers, run VACUUM and CHECKPOINT, and import again"
+        "database {database} was made during the backup by copying the files of database {from} in tablespace {tablespace} (record at {at}), which an import can't follow: take it again when no CREATE DATABASE ... STRATEGY file_copy and no ALTER DATABASE ... SET TABLESPACE runs"
     )]
-    NotQuiet(Change),
+    CopiedDatabase {
+        /// The new directory's database.
+        database: u32,
+        /// The database that was copied.
+        from: u32,
+        /// Its tablespace.
+        tablespace: u32,
+        /// Where the record begins.
+        at: Lsn,
+    },
+    /// A page has too many changes since its last image.
+    #[error(
+        "{key:?} was changed {count} times until {end} since its last image, and there was no room to keep it in memory: take the backup at a quieter time, or allow more memory"
+    )]
+    LongChain {
+        /// Which page.
+        key: PostgresKey,
+        /// End of the last record.
+        end: Lsn,
+        /// How often.
+        count: usize,
+    },
+    /// A change that fits no stored version, of a page that is not in memory.
+    #[error(
+        "a change of {key:?} that ends at {end} has {bytes} bytes, more than a version may have, and there was no room to keep the page in memory: take the backup at a quieter time, or allow more memory"
+    )]
+    LongChange {
+        /// Which page.
+        key: PostgresKey,
+        /// End of the record.
+        end: Lsn,
+        /// Bytes of the stored change.
+        bytes: usize,
+    },
+    /// More pages were changed again and again than fit the memory.
+    #[error(
+        "more pages were changed during the backup, and again after they had been written, than {bytes_max} bytes of memory can tell of: take the backup at a quieter time, or allow more memory"
+    )]
+    TooManyChanges {
+        /// How much memory there is.
+        bytes_max: usize,
+    },
     /// WAL of the backup does not reach its stop.
     #[error("the WAL of the backup, from {start}, does not reach its end")]
     Wal {

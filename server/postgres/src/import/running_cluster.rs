@@ -1,14 +1,12 @@
 //! A running cluster, by a base backup over the replication protocol; nothing of it touches a disk here.
 
-use super::cluster_files::ClusterFiles;
+use super::backup::Backup;
 use super::tar_archive::{Archive, read_archive};
-use super::wal_stretch::WalStretch;
 use super::{ImportError, ImportSink, ImportStart, ImportSummary};
 use crate::control_file::{SEGMENT_BLOCKS, SUPPORTED_MAJORS, is_wal_segment_size};
 use crate::replication::{
     BackupOptions, BaseBackup, Connection, ConnectionSettings, ReplicationError, bytes_of_size,
 };
-use crate::wal::{QuietCheck, WalStream};
 
 pub(super) fn import(
     settings: &ConnectionSettings,
@@ -28,19 +26,17 @@ pub(super) fn import(
         total_bytes: Some(backup.estimated_bytes),
     };
     sink.begin(&start).map_err(ImportError::Sink)?;
-    let mut files = ClusterFiles::new(start);
+    let mut taken = Backup::new(start, sink.replay_bytes_max());
     for tablespace in &backup.tablespaces {
-        files.tablespace(tablespace.oid, &tablespace.path, sink)?;
+        taken.tablespace(tablespace.oid, &tablespace.path, sink)?;
     }
-    let stream = WalStream::of(&start);
-    let check = QuietCheck::of_backup(start.start_lsn);
-    let mut stretch = WalStretch::new(start.start_lsn, stream, check);
     while let Some(name) = backup.next_archive()? {
         let archive = Archive::named(&name)?;
-        read_archive(archive, &mut backup, &mut files, &mut stretch, sink)?;
+        read_archive(archive, &mut backup, &mut taken, sink)?;
     }
     let end = backup.finish()?;
-    let stop = stretch.finish()?;
+    let summary = taken.finish(sink)?;
+    let stop = summary.stop_lsn;
     if stop != end.stop_lsn || end.timeline != start.timeline {
         return Err(ImportError::MalformedFile {
             file: "base backup".to_owned(),
@@ -50,7 +46,7 @@ pub(super) fn import(
             ),
         });
     }
-    files.finish(stop, sink)
+    Ok(summary)
 }
 
 /// What the server says of itself before the backup; its control file comes last and has to agree.

@@ -2,8 +2,8 @@
 
 use std::io::Read;
 
-use super::cluster_files::{ClusterFiles, SourceFile, is_state};
-use super::wal_stretch::WalStretch;
+use super::backup::Backup;
+use super::cluster_files::{SourceFile, is_state};
 use super::{ImportError, ImportSink};
 use crate::data_files::{DataFile, classify, classify_in_tablespace};
 
@@ -54,8 +54,7 @@ impl Archive {
 pub(super) fn read_archive(
     archive: Archive,
     reader: &mut dyn Read,
-    files: &mut ClusterFiles,
-    stretch: &mut WalStretch,
+    backup: &mut Backup,
     sink: &mut dyn ImportSink,
 ) -> Result<(), ImportError> {
     let mut tar = tar::Archive::new(reader);
@@ -71,10 +70,10 @@ pub(super) fn read_archive(
                 reason: "its name is not UTF-8".to_owned(),
             });
         };
-        let (kind, path) = archive.classify(path, files.postgres_major());
+        let (kind, path) = archive.classify(path, backup.postgres_major());
         match kind {
             DataFile::Wal { timeline, segment } => {
-                stretch.segment(timeline, segment, &mut entry, sink)?;
+                backup.segment(timeline, segment, &mut entry, sink)?;
             }
             kind if is_state(&kind) => {
                 let file = SourceFile {
@@ -82,7 +81,7 @@ pub(super) fn read_archive(
                     length: entry.size(),
                     mode: entry.header().mode().map_err(ImportError::Archive)?,
                 };
-                files.file(kind, &file, &mut entry, sink)?;
+                backup.file(kind, &file, &mut entry, sink)?;
             }
             _ => {}
         }

@@ -6,7 +6,6 @@ mod kind;
 mod manager;
 mod page_header;
 mod pglz;
-mod quiet_check;
 mod record;
 mod segment_files;
 mod stats;
@@ -19,7 +18,6 @@ pub use image::{Image, ImageError};
 pub use kind::{Proof, RecordKind};
 pub use manager::ResourceManager;
 pub use page_header::WAL_PAGE_BYTES;
-pub use quiet_check::{Change, QuietCheck};
 pub use record::{
     BlockReference, RECORD_BLOCKS_MAX, Record, RecordError, RecordHeader, RecordScratch,
 };

@@ -17,7 +17,7 @@ use engine::layer::Value;
 use engine::manifest::TimelineSpan;
 use engine::types::{Lsn, PAGE_BYTES};
 use hdrhistogram::Histogram;
-use postgres::import::ImportSource;
+use postgres::import::{ImportSource, REPLAY_BYTES_DEFAULT};
 use postgres::key::{DEFAULT_TABLESPACE, Fork, PostgresKey, Relation};
 use postgres::local_cluster::{
     Binaries, ClusterOptions, LocalCluster, LocalClusterError, StopMode,
@@ -195,7 +195,7 @@ fn make_cluster(
     let has_pgbench = binaries.has("pgbench");
     let options = ClusterOptions {
         data_checksums: true,
-        // What writes by itself would make the backup's WAL change pages.
+        // What writes by itself would make the files, which pages are compared with, others than were imported.
         settings: [
             "autovacuum = off",
             "wal_level = replica",
@@ -263,6 +263,7 @@ fn import_cluster(
             TENANT,
             BRANCH,
             &source,
+            REPLAY_BYTES_DEFAULT,
             &mut |done, total| display.show(done, total),
         );
         display.finish();

@@ -1,0 +1,313 @@
+//! The WAL of a backup, from its start to its stop, onto what the backup's files gave.
+//!
+//! What a record makes ([`touched`]) is kept in memory as far as possible and written once, at the end or when memory is used
+//! up: pages by [`PageTable`], small values as they are last. The branch that comes of it holds nothing of former lives
+//! of a fork: a block that is cut off or dropped gets an empty value, and so does a block that nobody logged though its fork
+//! became longer than it. So a reader finds the newest version of a key and needs to know no more.
+//!
+//! A database made by copying files (strategy `file_copy`, or moved to another tablespace) is refused: its pages would be
+//! another's as of a moment within the backup, and nothing in memory has those.
+
+use std::collections::{BTreeMap, HashMap};
+
+use engine::layer::Value;
+use engine::types::Lsn;
+
+use super::page_table::PageTable;
+use super::{ImportError, ImportSink};
+use crate::key::{Fork, PostgresKey, Relation, Slru};
+use crate::touch::{ClusterState, What, touched};
+use crate::value::{DatabaseBeginning, RelationSize, SlruSegment};
+use crate::wal::Record;
+
+/// Takes the records of the WAL, in order.
+pub(super) struct Replay {
+    state: ClusterState,
+    pages: PageTable,
+    /// Torn pages of the backup, until an image restores them.
+    suspects: HashMap<PostgresKey, ImportError>,
+    lengths: Lengths,
+    /// Small values that are not written yet.
+    values: BTreeMap<PostgresKey, (Lsn, Vec<u8>)>,
+    changed: Changed,
+    records: u64,
+}
+
+/// Blocks of all forks and segments, as of the last record.
+#[derive(Default)]
+pub(super) struct Lengths {
+    pub(super) forks: BTreeMap<(Relation, Fork), u32>,
+    pub(super) segments: BTreeMap<(Slru, u64), u32>,
+}
+
+/// What one record did, besides to pages that were there.
+#[derive(Default)]
+struct Changed {
+    /// Pages that it has versions of.
+    pages: Vec<PostgresKey>,
+    forks: Vec<((Relation, Fork), Option<u32>)>,
+    segments: Vec<((Slru, u64), Option<u32>)>,
+    /// Directories that it removes, of a database in a tablespace.
+    directories: Vec<(u32, u32)>,
+    copied: Option<(u32, (u32, u32))>,
+}
+
+impl Lengths {
+    /// Whether a page is behind the end of its fork or segment.
+    fn is_behind(&self, key: PostgresKey) -> bool {
+        match key {
+            PostgresKey::Block {
+                relation,
+                fork,
+                block,
+            } => self
+                .forks
+                .get(&(relation, fork))
+                .is_none_or(|n| block >= *n),
+            PostgresKey::SlruPage {
+                slru,
+                segment,
+                block,
+            } => self
+                .segments
+                .get(&(slru, segment))
+                .is_none_or(|n| block >= *n),
+            _ => false,
+        }
+    }
+}
+
+impl Replay {
+    /// On what the files gave: their sizes and counters, pages kept of them, and those that may be torn.
+    pub(super) fn new(
+        state: ClusterState,
+        lengths: Lengths,
+        pages: PageTable,
+        suspects: HashMap<PostgresKey, ImportError>,
+    ) -> Replay {
+        Replay {
+            state,
+            pages,
+            suspects,
+            lengths,
+            values: BTreeMap::new(),
+            changed: Changed::default(),
+            records: 0,
+        }
+    }
+
+    /// Takes the next record.
+    pub(super) fn record(
+        &mut self,
+        record: &Record<'_>,
+        sink: &mut dyn ImportSink,
+    ) -> Result<(), ImportError> {
+        self.records += 1;
+        let end = record.end;
+        let Replay {
+            state,
+            pages,
+            suspects,
+            lengths,
+            values,
+            changed,
+            ..
+        } = self;
+        touched(record, state, &mut |version| {
+            let key = version.key;
+            match version.what {
+                What::Delta(delta) => {
+                    changed.pages.push(key);
+                    if delta.begins_page() {
+                        suspects.remove(&key);
+                    }
+                    pages.apply(key, end, &delta, lengths.is_behind(key));
+                }
+                What::Value(value) => {
+                    changed.see(key, Some(value));
+                    values.insert(key, (end, value.to_vec()));
+                }
+                What::Removed => {
+                    changed.see(key, None);
+                    values.insert(key, (end, Vec::new()));
+                }
+            }
+        })?;
+        if let Some((database, from)) = self.changed.copied.take() {
+            return Err(ImportError::CopiedDatabase {
+                database,
+                from: from.0,
+                tablespace: from.1,
+                at: record.start,
+            });
+        }
+        for directory in std::mem::take(&mut self.changed.directories) {
+            self.drop_directory(directory, end);
+        }
+        for (of, blocks) in std::mem::take(&mut self.changed.forks) {
+            self.set_fork(of, blocks, end, sink)?;
+        }
+        for (of, pages) in std::mem::take(&mut self.changed.segments) {
+            self.set_segment(of, pages, end, sink)?;
+        }
+        self.changed.pages.clear();
+        self.pages.settle(sink)
+    }
+
+    /// Writes what is left; how many records there were.
+    pub(super) fn finish(
+        mut self,
+        stop: Lsn,
+        sink: &mut dyn ImportSink,
+    ) -> Result<u64, ImportError> {
+        if let Some((_, damaged)) = self.suspects.drain().next() {
+            return Err(damaged);
+        }
+        if self.pages.failures() > 0 {
+            tracing::warn!(
+                changes = self.pages.failures(),
+                "the backup's WAL has changes that can't be replayed: their pages can't be read"
+            );
+        }
+        self.pages.finish(sink)?;
+        let counters = self.state.checkpoint().encode();
+        self.values
+            .insert(PostgresKey::CheckpointState, (stop, counters));
+        for (key, (lsn, value)) in &self.values {
+            put(sink, *key, *lsn, value)?;
+        }
+        Ok(self.records)
+    }
+
+    /// A directory of a database goes, and all that is in it.
+    fn drop_directory(&mut self, (database, tablespace): (u32, u32), end: Lsn) {
+        let gone = self.lengths.forks.keys().filter(|(relation, _)| {
+            (relation.database, relation.tablespace) == (database, tablespace)
+        });
+        let gone: Vec<_> = gone.copied().collect();
+        for (relation, fork) in gone {
+            self.changed.forks.push(((relation, fork), None));
+            let key = PostgresKey::RelationSize { relation, fork };
+            self.values.insert(key, (end, Vec::new()));
+        }
+        let map = PostgresKey::RelationMap {
+            database,
+            tablespace,
+        };
+        self.values.insert(map, (end, Vec::new()));
+    }
+
+    /// A fork has another length, or is gone.
+    fn set_fork(
+        &mut self,
+        (relation, fork): (Relation, Fork),
+        blocks: Option<u32>,
+        end: Lsn,
+        sink: &mut dyn ImportSink,
+    ) -> Result<(), ImportError> {
+        let page = |block| PostgresKey::Block {
+            relation,
+            fork,
+            block,
+        };
+        let known = match blocks {
+            Some(blocks) => self.lengths.forks.insert((relation, fork), blocks),
+            None => self.lengths.forks.remove(&(relation, fork)),
+        };
+        let (before, after) = (known.unwrap_or(0), blocks.unwrap_or(0));
+        if after < before {
+            self.pages.remove(page(after), page(u32::MAX));
+            self.suspects.retain(
+                |key, _| !matches!(*key, PostgresKey::Block { block, .. } if *key == page(block) && block >= after),
+            );
+            for block in after..before {
+                put(sink, page(block), end, &[])?;
+            }
+        }
+        for block in before..after {
+            let key = page(block);
+            if self.changed.pages.contains(&key) {
+                continue;
+            }
+            // Changes of maps are logged without what they change.
+            if matches!(fork, Fork::VisibilityMap | Fork::FreeSpaceMap) {
+                self.pages.begin(key, end);
+            } else {
+                put(sink, key, end, &[])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A segment of an SLRU has another length, or is gone.
+    fn set_segment(
+        &mut self,
+        (slru, segment): (Slru, u64),
+        pages: Option<u32>,
+        end: Lsn,
+        sink: &mut dyn ImportSink,
+    ) -> Result<(), ImportError> {
+        let page = |block| PostgresKey::SlruPage {
+            slru,
+            segment,
+            block,
+        };
+        let known = match pages {
+            Some(pages) => self.lengths.segments.insert((slru, segment), pages),
+            None => self.lengths.segments.remove(&(slru, segment)),
+        };
+        let before = known.unwrap_or(0);
+        let Some(after) = pages else {
+            self.pages.remove(page(0), page(u32::MAX));
+            for block in 0..before {
+                put(sink, page(block), end, &[])?;
+            }
+            return Ok(());
+        };
+        for block in before..after {
+            if !self.changed.pages.contains(&page(block)) {
+                self.pages.begin(page(block), end);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Changed {
+    /// Takes a small value, or that it is gone.
+    fn see(&mut self, key: PostgresKey, value: Option<&[u8]>) {
+        match key {
+            PostgresKey::RelationSize { relation, fork } => {
+                let size = value.map(|value| RelationSize::decode(value).expect("just encoded"));
+                let blocks = size.map(|size| size.blocks);
+                self.forks.push(((relation, fork), blocks));
+            }
+            PostgresKey::SlruSegment { slru, segment } => {
+                let length = value.map(|value| SlruSegment::decode(value).expect("just encoded"));
+                let pages = length.map(|length| length.pages);
+                self.segments.push(((slru, segment), pages));
+            }
+            PostgresKey::DatabaseDirectory {
+                database,
+                tablespace,
+            } if value.is_none() => self.directories.push((database, tablespace)),
+            PostgresKey::DatabaseBeginning { database, .. } => {
+                let beginning = value.map(|value| DatabaseBeginning::decode(value));
+                let beginning = beginning.and_then(Result::ok);
+                let from = beginning.and_then(|beginning| beginning.copied_from);
+                self.copied = self.copied.or(from.map(|from| (database, from)));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn put(
+    sink: &mut dyn ImportSink,
+    key: PostgresKey,
+    lsn: Lsn,
+    value: &[u8],
+) -> Result<(), ImportError> {
+    sink.put(key.encode(), lsn, Value::Image(value))
+        .map_err(ImportError::Sink)
+}
