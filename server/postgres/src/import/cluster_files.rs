@@ -43,6 +43,9 @@ pub(super) struct FinishedFiles {
     pub(super) replay: Replay,
 }
 
+/// Pages of an SLRU by segment and block.
+type KeptPages = BTreeMap<(u64, u32), Box<[u8; PAGE_BYTES]>>;
+
 /// Takes files and turns them into versions.
 pub(super) struct ClusterFiles {
     start: ImportStart,
@@ -56,7 +59,7 @@ pub(super) struct ClusterFiles {
     suspects: HashMap<PostgresKey, ImportError>,
     /// What the WAL changes without an image: visibility maps and the last pages of SLRUs.
     maps: PageTable,
-    slrus: [BTreeMap<(u64, u32), Box<[u8; PAGE_BYTES]>>; 4],
+    slrus: [KeptPages; 4],
     /// Pages of each segment.
     slru_pages: BTreeMap<(Slru, u64), u32>,
     state: ClusterState,

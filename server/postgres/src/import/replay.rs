@@ -292,7 +292,7 @@ impl Changed {
                 tablespace,
             } if value.is_none() => self.directories.push((database, tablespace)),
             PostgresKey::DatabaseBeginning { database, .. } => {
-                let beginning = value.map(|value| DatabaseBeginning::decode(value));
+                let beginning = value.map(DatabaseBeginning::decode);
                 let beginning = beginning.and_then(Result::ok);
                 let from = beginning.and_then(|beginning| beginning.copied_from);
                 self.copied = self.copied.or(from.map(|from| (database, from)));
