@@ -16,7 +16,7 @@ use postgres::import::ImportSource;
 use postgres::key::{BlockTag, Fork, PostgresKey, Relation};
 use postgres::redo::redo;
 use postgres::touch::{ClusterState, What, touched};
-use postgres::value::{DatabaseBeginning, RelationSize};
+use postgres::value::{CheckpointState, DatabaseBeginning, RelationSize};
 use postgres::verify::Page;
 use postgres::wal::{Record, RecordKind};
 
