@@ -101,17 +101,20 @@ impl Version {
 
     fn bytes(&self) -> Vec<u8> {
         let mut state = self.seed | 1;
-        let mut bytes = Vec::with_capacity(self.len_bytes);
-        for at in 0..self.len_bytes {
-            if at < self.period_bytes {
-                // xorshift64: fast, and its low byte is random enough to tell pages apart.
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                bytes.push(u8::try_from(state >> 56).expect("eight bits are left"));
-            } else {
-                bytes.push(bytes[at - self.period_bytes]);
-            }
+        let mut bytes = Vec::with_capacity(self.len_bytes + 8);
+        let period_bytes = self.period_bytes.min(self.len_bytes);
+        while bytes.len() < period_bytes {
+            // xorshift64: fast, and random enough to tell pages apart.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            bytes.extend_from_slice(&state.to_le_bytes());
+        }
+        bytes.truncate(period_bytes);
+        while bytes.len() < self.len_bytes {
+            // What is there is whole periods.
+            let more = bytes.len().min(self.len_bytes - bytes.len());
+            bytes.extend_from_within(..more);
         }
         bytes
     }

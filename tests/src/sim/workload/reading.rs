@@ -10,7 +10,6 @@ use futures_util::future::{Either, select};
 use super::{Driver, Failure, HANGS_AFTER};
 use crate::sim::computer::{Server, SimPlatform};
 use crate::sim::model::{Fate, GROUPS_MAX, ModelBranch, key};
-use crate::sim::trace::{FNV_START, fnv1a};
 
 /// A shard of the simulation.
 type Shard = engine::shard::Shard<SimPlatform>;
@@ -207,7 +206,7 @@ impl Driver {
         let expected =
             visible(model, at).and_then(|()| model.value(&key, at).ok_or(ErrorKind::NotFound));
         self.judge(branch, &place, &expected, &result, |bytes| {
-            (bytes.len(), fnv1a(FNV_START, bytes))
+            (bytes.len(), crc32c::crc32c(bytes))
         })
     }
 
@@ -227,33 +226,35 @@ impl Driver {
         });
         self.judged.scans += 1;
         self.judge(branch, &place, &expected, &result, |found| {
-            let hash = |hash, (key, bytes): &(Key, Vec<u8>)| fnv1a(fnv1a(hash, &key.0), bytes);
-            (found.len(), found.iter().fold(FNV_START, hash))
+            let checksum = |sum, (key, bytes): &(Key, Vec<u8>)| {
+                crc32c::crc32c_append(crc32c::crc32c_append(sum, &key.0), bytes)
+            };
+            (found.len(), found.iter().fold(0, checksum))
         })
     }
 
-    /// Compares an answer with the expected one. `summary` gives an answer's size and hash, for the trace.
+    /// Compares an answer with the expected one. `summary` gives an answer's size and checksum, for the trace.
     fn judge<T: PartialEq>(
         &mut self,
         branch: usize,
         place: &str,
         expected: &Result<T, ErrorKind>,
         result: &Result<T, ReadError>,
-        summary: impl Fn(&T) -> (usize, u64),
+        summary: impl Fn(&T) -> (usize, u32),
     ) -> Result<(), Failure> {
         if self.branches[branch].fate == Fate::Unfinished {
             return Err(format!(
                 "{place}: the branch was never committed, and opens"
             ));
         }
-        let wanted = match expected {
+        let wanted = || match expected {
             Ok(right) => format!("an answer of {}", summary(right).0),
             Err(kind) => format!("{kind:?}"),
         };
         let simulator = &self.computer.simulator;
         match (expected, result) {
             (Ok(right), Ok(got)) if right == got => {
-                simulator.event(format_args!("{place}: {:016x}", summary(got).1));
+                simulator.event(format_args!("{place}: {:08x}", summary(got).1));
                 self.judged.values += 1;
                 Ok(())
             }
@@ -268,11 +269,13 @@ impl Driver {
                 Ok(())
             }
             (_, Ok(got)) => Err(format!(
-                "{place}: WRONG VALUE, an answer of {}, expected {wanted}",
-                summary(got).0
+                "{place}: WRONG VALUE, an answer of {}, expected {}",
+                summary(got).0,
+                wanted()
             )),
             (_, Err(error)) => Err(format!(
-                "{place}: {error}, expected {wanted}; nothing excuses it in {:?}",
+                "{place}: {error}, expected {}; nothing excuses it in {:?}",
+                wanted(),
                 self.regime
             )),
         }
