@@ -15,26 +15,33 @@
 
 mod bell;
 mod driver;
+mod operation;
+mod pool;
 mod tasks;
+mod timers;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
-use std::ops::Deref;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::pin::Pin;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use io_uring::{IoUring, opcode, squeue, types};
 
 use self::bell::Bell;
 pub(super) use self::bell::tracked;
 pub(super) use self::driver::drive;
+use self::operation::{Keep, Landing, Slots};
+pub(super) use self::operation::{Memory, Operation};
+use self::pool::Pool;
+pub(super) use self::pool::{POOL_BUFFER_BYTES, PoolBuffer};
 use self::tasks::Tasks;
 pub(super) use self::tasks::kept;
+pub(super) use self::timers::Sleep;
+use self::timers::Timers;
 use super::aligned_buffer::AlignedBuffer;
 
 thread_local! {
@@ -383,330 +390,6 @@ impl CoreRing {
     }
 }
 
-/// Operations under way, and free places.
-#[derive(Default)]
-struct Slots {
-    all: Vec<Slot>,
-    free: Vec<u32>,
-    /// Operations that the kernel has or is about to get, the bell's included.
-    flying: usize,
-    /// Those of them that read or write a device.
-    at_device: usize,
-}
-
-enum Slot {
-    Free,
-    Flying {
-        keep: Keep,
-        waker: Option<Waker>,
-    },
-    /// Nobody waits for it any more.
-    Abandoned {
-        keep: Keep,
-    },
-    Landed {
-        keep: Keep,
-        completed: Completed,
-    },
-}
-
-/// What a completion says.
-#[derive(Clone, Copy)]
-struct Completed {
-    result: i32,
-    flags: u32,
-}
-
-enum Landing {
-    Awaited(Option<Waker>),
-    Abandoned(Keep),
-}
-
-impl Slots {
-    fn take(&mut self, keep: Keep) -> u32 {
-        self.flying += 1;
-        self.at_device += usize::from(keep.memory.is_of_device());
-        let flying = Slot::Flying { keep, waker: None };
-        if let Some(number) = self.free.pop() {
-            self.all[number as usize] = flying;
-            return number;
-        }
-        self.all.push(flying);
-        u32::try_from(self.all.len() - 1).expect("operations are bounded by reads and connections")
-    }
-
-    fn land(&mut self, number: u32, completion: &cqueue::Entry) -> Landing {
-        self.flying -= 1;
-        let slot = &mut self.all[number as usize];
-        match std::mem::replace(slot, Slot::Free) {
-            Slot::Flying { keep, waker } => {
-                self.at_device -= usize::from(keep.memory.is_of_device());
-                let completed = Completed {
-                    result: completion.result(),
-                    flags: completion.flags(),
-                };
-                *slot = Slot::Landed { keep, completed };
-                Landing::Awaited(waker)
-            }
-            Slot::Abandoned { keep } => {
-                self.at_device -= usize::from(keep.memory.is_of_device());
-                self.free.push(number);
-                Landing::Abandoned(keep)
-            }
-            Slot::Free | Slot::Landed { .. } => unreachable!("an operation completes once"),
-        }
-    }
-}
-
-/// What an operation owns while the kernel works on it.
-pub(super) struct Keep {
-    pub(super) memory: Memory,
-    _file: Rc<OwnedFd>,
-}
-
-/// The memory that an operation reads or writes.
-pub(super) enum Memory {
-    None,
-    Pooled(PoolBuffer),
-    Aligned(AlignedBuffer),
-    Bytes(Vec<u8>),
-    /// The result is a new descriptor.
-    Descriptor,
-}
-
-impl Memory {
-    /// Whether it is the memory of reads and writes of a device.
-    fn is_of_device(&self) -> bool {
-        matches!(self, Memory::Pooled(_) | Memory::Aligned(_))
-    }
-}
-
-impl Keep {
-    fn new(file: &Rc<OwnedFd>, memory: Memory) -> Keep {
-        Keep {
-            memory,
-            _file: Rc::clone(file),
-        }
-    }
-
-    /// The operation completed and nobody wants what it brought.
-    fn give_up(self, result: i32) {
-        if matches!(self.memory, Memory::Descriptor) && result >= 0 {
-            drop(descriptor(result));
-        }
-    }
-}
-
-/// Takes over a descriptor that the kernel has just made.
-fn descriptor(result: i32) -> OwnedFd {
-    // SAFETY: an accept that succeeded gives a new descriptor to its submitter, and nobody else knows it.
-    unsafe { OwnedFd::from_raw_fd(result) }
-}
-
-/// An operation under way, as its waiter has it. Gives the completion and what the operation owned.
-pub(super) struct Operation {
-    ring: Rc<CoreRing>,
-    /// `None` once the result was taken.
-    slot: Option<u32>,
-}
-
-/// A completed operation.
-pub(super) struct Done {
-    pub(super) result: io::Result<u32>,
-    pub(super) memory: Memory,
-    /// For a receive: more was there than the buffer took.
-    pub(super) more: bool,
-}
-
-impl Done {
-    /// The descriptor that an accept brought.
-    pub(super) fn into_descriptor(self) -> io::Result<OwnedFd> {
-        let raw = self.result?;
-        Ok(descriptor(
-            i32::try_from(raw).expect("it was an i32 before"),
-        ))
-    }
-}
-
-impl Future for Operation {
-    type Output = Done;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Done> {
-        let number = self.slot.expect("not polled after completion");
-        let mut slots = self.ring.slots.borrow_mut();
-        let slot = &mut slots.all[number as usize];
-        match std::mem::replace(slot, Slot::Free) {
-            Slot::Landed { keep, completed } => {
-                slots.free.push(number);
-                drop(slots);
-                self.slot = None;
-                let result = u32::try_from(completed.result)
-                    .map_err(|_| io::Error::from_raw_os_error(-completed.result));
-                Poll::Ready(Done {
-                    result,
-                    memory: keep.memory,
-                    more: cqueue::sock_nonempty(completed.flags),
-                })
-            }
-            Slot::Flying { keep, waker } => {
-                let waker = match waker {
-                    Some(known) if known.will_wake(cx.waker()) => known,
-                    _ => cx.waker().clone(),
-                };
-                *slot = Slot::Flying {
-                    keep,
-                    waker: Some(waker),
-                };
-                Poll::Pending
-            }
-            Slot::Free | Slot::Abandoned { .. } => unreachable!("its waiter is here"),
-        }
-    }
-}
-
-impl Drop for Operation {
-    fn drop(&mut self) {
-        let Some(number) = self.slot else { return };
-        let mut slots = self.ring.slots.borrow_mut();
-        let slot = &mut slots.all[number as usize];
-        match std::mem::replace(slot, Slot::Free) {
-            Slot::Landed { keep, completed } => {
-                slots.free.push(number);
-                drop(slots);
-                keep.give_up(completed.result);
-            }
-            Slot::Flying { keep, .. } => {
-                *slot = Slot::Abandoned { keep };
-                drop(slots);
-                let cancel = opcode::AsyncCancel::new(number.into()).build();
-                self.ring.push(cancel.user_data(IGNORED));
-            }
-            Slot::Free | Slot::Abandoned { .. } => unreachable!("its waiter is here"),
-        }
-    }
-}
-
-/// The buffers of reads: one run of memory, registered with the ring as one, and a place for the bell behind them.
-struct Pool {
-    start: *mut u8,
-    len_bytes: usize,
-    /// Owns the bytes. Not looked at: the kernel writes into them.
-    _memory: AlignedBuffer,
-    registered: Cell<bool>,
-    free: RefCell<Vec<u32>>,
-}
-
-impl Pool {
-    fn new(buffers: usize) -> Pool {
-        let mut memory = AlignedBuffer::zeroed(buffers * POOL_BUFFER_BYTES + BELL_BYTES);
-        let count = u32::try_from(buffers).expect("buffers are few");
-        Pool {
-            start: memory.as_mut_ptr(),
-            len_bytes: memory.len(),
-            _memory: memory,
-            registered: Cell::new(false),
-            free: RefCell::new((0..count).rev().collect()),
-        }
-    }
-
-    fn area(&self) -> libc::iovec {
-        libc::iovec {
-            iov_base: self.start.cast(),
-            iov_len: self.len_bytes,
-        }
-    }
-
-    fn bell_place(&self) -> *mut u8 {
-        // SAFETY: the last `BELL_BYTES` of the memory are the bell's.
-        unsafe { self.start.add(self.len_bytes - BELL_BYTES) }
-    }
-}
-
-/// One buffer of the pool; it is free again on drop.
-pub(super) struct PoolBuffer {
-    ring: Rc<CoreRing>,
-    number: u32,
-}
-
-impl PoolBuffer {
-    fn start(&self) -> *mut u8 {
-        // SAFETY: numbers are below the number of buffers that the memory was made for.
-        unsafe {
-            self.ring
-                .pool
-                .start
-                .add(self.number as usize * POOL_BUFFER_BYTES)
-        }
-    }
-}
-
-impl Deref for PoolBuffer {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        // SAFETY: the bytes are initialised and belong to this buffer alone; while an operation owns it nobody can look
-        // at it, and whoever has it here has it after the operation's completion.
-        unsafe { std::slice::from_raw_parts(self.start(), POOL_BUFFER_BYTES) }
-    }
-}
-
-impl Drop for PoolBuffer {
-    fn drop(&mut self) {
-        self.ring.pool.free.borrow_mut().push(self.number);
-    }
-}
-
-#[derive(Default)]
-struct Timers {
-    by_due: BTreeMap<(Duration, u64), Waker>,
-    next_number: u64,
-}
-
-/// The future of [`CoreRing::sleep`].
-pub(super) struct Sleep {
-    ring: Rc<CoreRing>,
-    /// Since the ring's origin.
-    due: Duration,
-    number: Option<u64>,
-}
-
-impl Future for Sleep {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let ring = Rc::clone(&self.ring);
-        let mut timers = ring.timers.borrow_mut();
-        if let Some(number) = self.number {
-            if let Some(waker) = timers.by_due.get_mut(&(self.due, number)) {
-                waker.clone_from(cx.waker());
-                return Poll::Pending;
-            }
-            self.number = None;
-            return Poll::Ready(());
-        }
-        if ring.since_origin() >= self.due {
-            return Poll::Ready(());
-        }
-        let number = timers.next_number;
-        timers.next_number += 1;
-        timers.by_due.insert((self.due, number), cx.waker().clone());
-        self.number = Some(number);
-        Poll::Pending
-    }
-}
-
-impl Drop for Sleep {
-    fn drop(&mut self) {
-        if let Some(number) = self.number {
-            self.ring
-                .timers
-                .borrow_mut()
-                .by_due
-                .remove(&(self.due, number));
-        }
-    }
-}
-
 #[expect(
     clippy::disallowed_methods,
     reason = "the core's own clock; the simulator has no ring"
@@ -715,9 +398,6 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Bytes of a pool buffer: a sealed page, and the device's rounding at both ends.
-pub(super) const POOL_BUFFER_BYTES: usize = 16 << 10;
-const BELL_BYTES: usize = 4096;
 /// Entries submitted at once; more wait in the backlog.
 const SUBMISSIONS: u32 = 512;
 /// Completions that wait to be taken; beyond that the kernel keeps them itself.
