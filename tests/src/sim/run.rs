@@ -95,4 +95,4 @@ const OPERATIONS_MIN: u64 = 1_000;
 /// Polls after which a run counts as spinning.
 const POLLS_MAX: u64 = 50_000_000;
 /// The seeds that CI runs.
-pub const CI_SEEDS: std::ops::Range<u64> = 0..200;
+pub const CI_SEEDS: std::ops::Range<u64> = 0..300;
