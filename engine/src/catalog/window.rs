@@ -14,6 +14,8 @@ pub(crate) struct Window {
     /// Versions before this one are in a layer already.
     done: usize,
     sorted: bool,
+    /// Whether one layer can't span the LSNs of all: each has those of a stretch then.
+    wide: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -33,6 +35,7 @@ impl Window {
             versions: Vec::new(),
             done: 0,
             sorted: false,
+            wide: false,
         }
     }
 
@@ -73,7 +76,13 @@ impl Window {
             key_space: Arc::clone(&place.key_space),
             config: place.config.clone(),
         });
+        let first = self.versions.get(self.done).map(|version| version.lsn);
         while let Some(version) = self.versions.get(self.done) {
+            if first
+                .is_some_and(|first| stretch(self.wide, first) != stretch(self.wide, version.lsn))
+            {
+                return (writer.finish(), true);
+            }
             let end = version.value_at + usize::try_from(version.value_bytes).expect("fits");
             let bytes = &self.values[version.value_at..end];
             let value = if version.image {
@@ -93,7 +102,18 @@ impl Window {
         if self.sorted {
             return;
         }
-        let place = |version: &Version| (version.partition, version.key, version.lsn);
+        let lsns = || self.versions.iter().map(|version| version.lsn.0);
+        let span = lsns().max().zip(lsns().min()).map(|(max, min)| max - min);
+        self.wide = span.is_some_and(|span| span > STRETCH_BYTES);
+        let wide = self.wide;
+        let place = |version: &Version| {
+            (
+                stretch(wide, version.lsn),
+                version.partition,
+                version.key,
+                version.lsn,
+            )
+        };
         // Later arrivals first among equals, which are then the ones that stay.
         self.versions
             .sort_unstable_by_key(|version| (place(version), std::cmp::Reverse(version.value_at)));
@@ -103,6 +123,15 @@ impl Window {
     }
 }
 
+/// Which stretch of LSNs a version belongs to. Sorted by key alone, versions of a key that lie further apart than a layer
+/// can span would end a layer each.
+fn stretch(wide: bool, lsn: Lsn) -> u64 {
+    if wide { lsn.0 / STRETCH_BYTES } else { 0 }
+}
+
+/// Half of what the LSNs of a layer may span, which are counted in units of 8 in 32 bits.
+const STRETCH_BYTES: u64 = 16 << 30;
+
 /// Everything that names and seals one layer.
 pub(crate) struct LayerPlace {
     pub(crate) tenant: TenantId,
@@ -111,4 +140,55 @@ pub(crate) struct LayerPlace {
     pub(crate) dek: Arc<Dek>,
     pub(crate) key_space: Arc<dyn KeySpace>,
     pub(crate) config: LayerConfig,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{BranchId, Id};
+
+    struct OnePartition;
+
+    impl KeySpace for OnePartition {
+        fn partition(&self, _: &Key) -> Partition {
+            Partition::of_hash(0)
+        }
+
+        fn stripe(&self, _: &Key) -> u64 {
+            0
+        }
+    }
+
+    #[test]
+    fn versions_far_apart_are_in_a_few_layers_not_one_each() {
+        let partition = Partition::of_hash(0);
+        let mut window = Window::new();
+        let (early, late) = (Lsn(1 << 40), Lsn((1 << 40) + (100 << 30)));
+        for number in 0..200u8 {
+            for lsn in [early, late] {
+                window.push(partition, Key([number; 24]), lsn, Value::Image(&[number]));
+            }
+        }
+        let mut layers = Vec::new();
+        loop {
+            let place = LayerPlace {
+                tenant: TenantId(Id([1; 16])),
+                object: ObjectId {
+                    branch: BranchId(Id([2; 16])),
+                    epoch: 1,
+                    sequence: layers.len() as u64,
+                },
+                dek_id: DekId { table: 0, slot: 0 },
+                dek: Arc::new(Dek::draw()),
+                key_space: Arc::new(OnePartition),
+                config: LayerConfig::default(),
+            };
+            let (layer, more) = window.build_layer(&place);
+            layers.push((layer.summary.first_lsn, layer.summary.last_lsn));
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(layers, [(early, early), (late, late)]);
+    }
 }

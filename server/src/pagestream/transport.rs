@@ -3,7 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use engine::io::ring_net::TcpStream;
 use futures_rustls::server::TlsStream;
@@ -11,7 +11,7 @@ use futures_util::{AsyncRead, AsyncWrite};
 
 /// A stream of a connection.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
-    /// Takes all of `bytes`, which is empty afterwards; they are on their way then. Between calls that are pending, what is
+    /// Takes all of `bytes`, which is empty afterwards; they are on their way then, without any further call. Between calls that are pending, what is
     /// left in `bytes` is what has not been taken.
     fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &mut Vec<u8>) -> Poll<io::Result<()>>;
 }
@@ -22,10 +22,12 @@ impl Transport for TcpStream {
     }
 }
 
-/// What is sent is copied all the same, by its encryption.
+/// What is sent is copied all the same, by its encryption. And it is waited for: what the encryption has taken is on its way
+/// only as far as the socket had room, and nobody else would push the rest.
 impl<S: AsyncRead + AsyncWrite + Unpin> Transport for TlsStream<S> {
     fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &mut Vec<u8>) -> Poll<io::Result<()>> {
-        poll_write_all(self, cx, bytes)
+        ready!(poll_write_all(self, cx, bytes))?;
+        Pin::new(self).poll_flush(cx)
     }
 }
 

@@ -30,9 +30,12 @@ impl Tasks {
     pub(super) fn end(&self) {
         loop {
             // Dropping a task may take others off the list.
-            let Some(last) = self.all.borrow_mut().places.pop() else {
+            let mut all = self.all.borrow_mut();
+            all.free.clear();
+            let Some(last) = all.places.pop() else {
                 return;
             };
+            drop(all);
             if let Some(task) = last {
                 task.end();
             }

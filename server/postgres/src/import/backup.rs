@@ -4,7 +4,7 @@ use std::io::Read;
 
 use engine::types::Lsn;
 
-use super::cluster_files::{ClusterFiles, FinishedFiles, SourceFile};
+use super::cluster_files::{ClusterFiles, FinishedFiles, Source, SourceFile};
 use super::wal_stretch::{Until, WalStretch};
 use super::{ImportError, ImportSink, ImportStart, ImportSummary};
 use crate::data_files::{DataFile, WalSegmentName};
@@ -32,7 +32,11 @@ impl Backup {
         };
         Backup {
             postgres_major: start.postgres_major,
-            part: Part::Files(Box::new(ClusterFiles::new(start, replay_bytes_max))),
+            part: Part::Files(Box::new(ClusterFiles::new(
+                start,
+                Source::AtWork,
+                replay_bytes_max,
+            ))),
             stretch: WalStretch::new(start.start_lsn, WalStream::of(&start), until),
         }
     }

@@ -1,7 +1,11 @@
 //! The files of a cluster, one after the other, as versions of keys: what all sources have in common.
 //!
 //! Postgres keeps what is here: a fork's length is that of its segments up to the first that is not full, and a
-//! piece of a block at the end of a file (an extension that a crash cut short) does not count.
+//! piece of a block at the end of a file (an extension that a crash cut short, or that is under way) does not count.
+//!
+//! Files of a cluster at work are of different moments. A segment may be missing, or not be full, before others that were
+//! there earlier or later: what is behind it counts as not there. Either the WAL from the start on has cut it off, or the WAL
+//! has all that made it.
 //!
 //! Checksums: a page that is wrong and older than the start is damaged. A newer one may be torn, and the WAL restores it: it
 //! is damaged if that does not come to pass (`replay.rs`). Pages of the two maps are read as Postgres itself reads them, wrong
@@ -10,11 +14,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
+use std::ops::Range;
 
 use engine::layer::Value;
 use engine::types::{Lsn, PAGE_BYTES};
 
-use super::page_table::{Limits, PageTable};
+use super::page_table::{KeptFor, Limits, PageTable};
 use super::replay::{Lengths, Replay};
 use super::{ImportError, ImportSink, ImportStart, ImportSummary, replication_origins};
 use crate::bytes_at::{u16_at, u32_at};
@@ -35,6 +40,15 @@ pub(super) struct SourceFile<'a> {
     pub(super) mode: u32,
 }
 
+/// What the files are of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Source {
+    /// A cluster that was shut down: all files are of one moment.
+    Stopped,
+    /// A cluster at work: its WAL makes them so.
+    AtWork,
+}
+
 /// All files, taken.
 pub(super) struct FinishedFiles {
     /// As of the files: no WAL yet.
@@ -43,12 +57,16 @@ pub(super) struct FinishedFiles {
     pub(super) replay: Replay,
 }
 
+/// Blocks of each fork.
+pub(super) type ForkLengths = BTreeMap<(Relation, Fork), u32>;
+
 /// Pages of an SLRU by segment and block.
 type KeptPages = BTreeMap<(u64, u32), Box<[u8; PAGE_BYTES]>>;
 
 /// Takes files and turns them into versions.
 pub(super) struct ClusterFiles {
     start: ImportStart,
+    source: Source,
     /// Blocks of each segment file.
     segments: BTreeMap<(Relation, Fork, u32), u32>,
     /// Directories of databases, and whether in their own tablespace.
@@ -69,9 +87,10 @@ pub(super) struct ClusterFiles {
 }
 
 impl ClusterFiles {
-    pub(super) fn new(start: ImportStart, replay_bytes_max: usize) -> ClusterFiles {
+    pub(super) fn new(start: ImportStart, source: Source, replay_bytes_max: usize) -> ClusterFiles {
         ClusterFiles {
             start,
+            source,
             segments: BTreeMap::new(),
             databases: BTreeMap::new(),
             plain_paths: HashMap::new(),
@@ -191,7 +210,9 @@ impl ClusterFiles {
             };
             self.put(sink, key, &DatabaseDirectory { is_own_tablespace }.encode())?;
         }
-        let forks = self.put_sizes(sink)?;
+        let (forks, behind) = self.put_sizes(sink)?;
+        self.suspects
+            .retain(|key, _| !behind.iter().any(|blocks| blocks.contain(key)));
         let own = self.databases.values().filter(|is_own| **is_own).count();
         let summary = ImportSummary {
             start: self.start,
@@ -204,13 +225,14 @@ impl ClusterFiles {
         };
         let mut pages = self.maps;
         for (slru, kept) in Slru::ALL.into_iter().zip(self.slrus) {
-            for ((segment, block), page) in kept {
+            // The newest first: those change.
+            for ((segment, block), page) in kept.into_iter().rev() {
                 let key = PostgresKey::SlruPage {
                     slru,
                     segment,
                     block,
                 };
-                pages.keep(key, &page, self.start.start_lsn);
+                pages.keep(key, &page, self.start.start_lsn, KeptFor::Slrus);
             }
         }
         let lengths = Lengths {
@@ -220,7 +242,7 @@ impl ClusterFiles {
         Ok(FinishedFiles {
             summary,
             data_checksum_version: control.data_checksum_version,
-            replay: Replay::new(self.state, lengths, pages, self.suspects),
+            replay: Replay::new(self.state, lengths, pages, self.suspects, behind),
         })
     }
 
@@ -274,7 +296,8 @@ impl ClusterFiles {
                     page = &ZEROS;
                 }
                 if fork == Fork::VisibilityMap {
-                    self.maps.keep(key, page, self.start.start_lsn);
+                    let start = self.start.start_lsn;
+                    self.maps.keep(key, page, start, KeptFor::Maps);
                 }
                 put(sink, key, self.start.start_lsn, page)?;
                 block += 1;
@@ -332,7 +355,9 @@ impl ClusterFiles {
             stored,
             computed,
         };
-        if lsn < self.start.start_lsn {
+        // Of a new page the end may be there before its beginning, which has the LSN.
+        let is_begun = u16_at(page, UPPER_AT).expect("within the page") == 0;
+        if lsn < self.start.start_lsn && !(is_begun && self.source == Source::AtWork) {
             return Err(damaged);
         }
         self.suspects.insert(key, damaged);
@@ -350,7 +375,10 @@ impl ClusterFiles {
         let pages = u32::try_from(file.length / PAGE_BYTES as u64)
             .ok()
             .filter(|pages| *pages <= SLRU_SEGMENT_PAGES)
-            .filter(|_| file.length.is_multiple_of(PAGE_BYTES as u64))
+            .filter(|_| {
+                // One may be about to become longer.
+                self.source == Source::AtWork || file.length.is_multiple_of(PAGE_BYTES as u64)
+            })
             .ok_or_else(|| malformed(file.path, "not a segment of at most 32 pages of 8 KiB"))?;
         let content = self.small(file, reader)?;
         for (block, page) in (0u32..).zip(content.chunks_exact(PAGE_BYTES)) {
@@ -476,38 +504,48 @@ impl ClusterFiles {
         ))
     }
 
+    /// Puts the lengths of forks. Answers them, and the blocks that were put and are behind them.
     fn put_sizes(
         &mut self,
         sink: &mut dyn ImportSink,
-    ) -> Result<BTreeMap<(Relation, Fork), u32>, ImportError> {
-        let mut forks = BTreeMap::new();
+    ) -> Result<(ForkLengths, Vec<Behind>), ImportError> {
+        let (mut forks, mut behind) = (BTreeMap::new(), Vec::new());
         let of_files = std::mem::take(&mut self.segments);
         let mut segments = of_files.iter().peekable();
-        while let Some(((relation, fork, first), first_blocks)) = segments.next() {
-            let missing = |segment: u32| {
-                let suffix = fork.suffix();
-                ImportError::Missing(format!("segment {segment} of {relation}{suffix}"))
-            };
-            if *first != 0 {
-                return Err(missing(0));
-            }
-            let mut blocks = *first_blocks;
-            let mut last = (0, *first_blocks);
-            while let Some(((_, _, segment), more)) =
-                segments.next_if(|((r, f, _), _)| (r, f) == (relation, fork))
+        while let Some(&&(relation, fork, _)) = segments.peek().map(|(of, _)| of) {
+            // Its length so far: that of full segments, and of the first that is not.
+            let (mut blocks, mut is_there, mut is_full) = (0, false, true);
+            while let Some((&(_, _, segment), &more)) =
+                segments.next_if(|((r, f, _), _)| (*r, *f) == (relation, fork))
             {
-                if *segment != last.0 + 1 {
-                    return Err(missing(last.0 + 1));
+                let next = blocks / SEGMENT_BLOCKS;
+                if segment == next && is_full {
+                    is_there = true;
+                    blocks += more;
+                    is_full = more == SEGMENT_BLOCKS;
+                    continue;
                 }
                 // Truncation leaves empty segments behind; blocks in them would be unreachable.
-                if last.1 < SEGMENT_BLOCKS && *more > 0 {
-                    let path = format!("segment {} of {relation}{}", last.0, fork.suffix());
+                if self.source == Source::Stopped && (is_full || more > 0) {
+                    let suffix = fork.suffix();
+                    if is_full {
+                        let missing = format!("segment {next} of {relation}{suffix}");
+                        return Err(ImportError::Missing(missing));
+                    }
+                    let path = format!("segment {next} of {relation}{suffix}");
                     return Err(malformed(&path, "not full, and another follows"));
                 }
-                blocks += more;
-                last = (*segment, *more);
+                let first = segment * SEGMENT_BLOCKS;
+                let blocks = first..first + more;
+                behind.push(Behind {
+                    relation,
+                    fork,
+                    blocks,
+                });
             }
-            let (relation, fork) = (*relation, *fork);
+            if !is_there {
+                continue;
+            }
             let value = RelationSize {
                 blocks,
                 generation: Lsn::INVALID,
@@ -516,7 +554,21 @@ impl ClusterFiles {
             self.put(sink, key, &value.encode())?;
             forks.insert((relation, fork), blocks);
         }
-        Ok(forks)
+        Ok((forks, behind))
+    }
+}
+
+/// Blocks of a fork that were put, and are behind its end as the files have it.
+pub(super) struct Behind {
+    pub(super) relation: Relation,
+    pub(super) fork: Fork,
+    pub(super) blocks: Range<u32>,
+}
+
+impl Behind {
+    fn contain(&self, key: &PostgresKey) -> bool {
+        matches!(*key, PostgresKey::Block { relation, fork, block }
+            if (relation, fork) == (self.relation, self.fork) && self.blocks.contains(&block))
     }
 }
 
@@ -598,7 +650,12 @@ fn malformed(path: &str, reason: &str) -> ImportError {
 /// Read at once; a multiple of a page.
 const BUFFER_BYTES: usize = 64 * PAGE_BYTES;
 const SLRU_SEGMENT_PAGES: u32 = 32;
+/// Where a page says where its rows begin; zero until it is set up.
+const UPPER_AT: usize = 14;
 /// Pages of each SLRU that are kept for the WAL: the newest, 16 MiB of them.
 const SLRU_PAGES_KEPT: usize = 2048;
 const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
 const SMALL_FILE_BYTES_MAX: usize = 32 * PAGE_BYTES;
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::cluster_files::{ClusterFiles, SourceFile, is_state};
+use super::cluster_files::{ClusterFiles, Source, SourceFile, is_state};
 use super::wal_stretch::{Until, WalStretch};
 use super::{ImportError, ImportSink, ImportStart, ImportSummary};
 use crate::control_file::{ClusterState, ControlFile};
@@ -33,7 +33,7 @@ pub(super) fn import(
     };
     sink.begin(&start).map_err(ImportError::Sink)?;
     let stop = wal(directory, &start, sink)?;
-    let mut files = ClusterFiles::new(start, sink.replay_bytes_max());
+    let mut files = ClusterFiles::new(start, Source::Stopped, sink.replay_bytes_max());
     for (oid, target) in &listing.tablespaces {
         files.tablespace(*oid, target, sink)?;
     }

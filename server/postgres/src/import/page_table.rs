@@ -41,6 +41,15 @@ impl Limits {
     }
 }
 
+/// What pages of the files are kept for. Maps come first and there may be very many; every commit changes a page of an SLRU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum KeptFor {
+    /// Clearing bits of visibility maps; they take a quarter of the memory.
+    Maps,
+    /// Setting what became of transactions; together they take half.
+    Slrus,
+}
+
 type Page = [u8; PAGE_BYTES];
 
 /// Pages by their keys.
@@ -104,10 +113,14 @@ impl PageTable {
         }
     }
 
-    /// Takes over a page of the backup's files, which is written already, unless half of the memory is in use. It stays in
-    /// memory: without it there would be nothing but changes of it.
-    pub(super) fn keep(&mut self, key: PostgresKey, page: &Page, start: Lsn) {
-        if self.bytes < self.limits.bytes_max / 2 {
+    /// Takes over a page of the backup's files, which is written already, unless as much memory is in use as may be kept for
+    /// such pages. It stays in memory: without it there would be nothing but changes of it.
+    pub(super) fn keep(&mut self, key: PostgresKey, page: &Page, start: Lsn, kept_for: KeptFor) {
+        let share = match kept_for {
+            KeptFor::Maps => self.limits.bytes_max / 4,
+            KeptFor::Slrus => self.limits.bytes_max / 2,
+        };
+        if self.bytes < share {
             self.put(key, State::Whole(Box::new(*page), start, true), KEPT);
         }
     }
@@ -256,6 +269,7 @@ impl PageTable {
     }
 
     fn put(&mut self, key: PostgresKey, state: State, touched: Lsn) {
+        self.take(&key);
         self.bytes += state.bytes();
         self.entries.insert(key, Entry { state, touched });
     }
@@ -316,4 +330,4 @@ const ENTRY_BYTES: usize = 128;
 const DELTA_BYTES: usize = 48;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

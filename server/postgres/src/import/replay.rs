@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use engine::layer::Value;
 use engine::types::Lsn;
 
+use super::cluster_files::{Behind, ForkLengths};
 use super::page_table::PageTable;
 use super::{ImportError, ImportSink};
 use crate::key::{Fork, PostgresKey, Relation, Slru};
@@ -27,7 +28,9 @@ pub(super) struct Replay {
     /// Torn pages of the backup, until an image restores them.
     suspects: HashMap<PostgresKey, ImportError>,
     lengths: Lengths,
-    /// Small values that are not written yet.
+    /// Blocks of the files that are behind the end of their fork; those that are at the stop are put out of sight.
+    behind: Vec<Behind>,
+    /// Small values that are not written yet; what is removed is written at once, so that they do not grow with the WAL.
     values: BTreeMap<PostgresKey, (Lsn, Vec<u8>)>,
     changed: Changed,
     records: u64,
@@ -36,7 +39,7 @@ pub(super) struct Replay {
 /// Blocks of all forks and segments, as of the last record.
 #[derive(Default)]
 pub(super) struct Lengths {
-    pub(super) forks: BTreeMap<(Relation, Fork), u32>,
+    pub(super) forks: ForkLengths,
     pub(super) segments: BTreeMap<(Slru, u64), u32>,
 }
 
@@ -47,6 +50,8 @@ struct Changed {
     pages: Vec<PostgresKey>,
     forks: Vec<((Relation, Fork), Option<u32>)>,
     segments: Vec<((Slru, u64), Option<u32>)>,
+    /// Small values that it removes.
+    removed: Vec<PostgresKey>,
     /// Directories that it removes, of a database in a tablespace.
     directories: Vec<(u32, u32)>,
     copied: Option<(u32, (u32, u32))>,
@@ -84,11 +89,13 @@ impl Replay {
         lengths: Lengths,
         pages: PageTable,
         suspects: HashMap<PostgresKey, ImportError>,
+        behind: Vec<Behind>,
     ) -> Replay {
         Replay {
             state,
             pages,
             suspects,
+            behind,
             lengths,
             values: BTreeMap::new(),
             changed: Changed::default(),
@@ -129,7 +136,7 @@ impl Replay {
                 }
                 What::Removed => {
                     changed.see(key, None);
-                    values.insert(key, (end, Vec::new()));
+                    changed.removed.push(key);
                 }
             }
         })?;
@@ -141,8 +148,11 @@ impl Replay {
                 at: record.start,
             });
         }
+        for key in std::mem::take(&mut self.changed.removed) {
+            self.remove(key, end, sink)?;
+        }
         for directory in std::mem::take(&mut self.changed.directories) {
-            self.drop_directory(directory, end);
+            self.drop_directory(directory, end, sink)?;
         }
         for (of, blocks) in std::mem::take(&mut self.changed.forks) {
             self.set_fork(of, blocks, end, sink)?;
@@ -170,6 +180,22 @@ impl Replay {
             );
         }
         self.pages.finish(sink)?;
+        for Behind {
+            relation,
+            fork,
+            blocks,
+        } in &self.behind
+        {
+            let length = self.lengths.forks.get(&(*relation, *fork));
+            for block in blocks.start.max(length.copied().unwrap_or(0))..blocks.end {
+                let key = PostgresKey::Block {
+                    relation: *relation,
+                    fork: *fork,
+                    block,
+                };
+                put(sink, key, stop, &[])?;
+            }
+        }
         let counters = self.state.checkpoint().encode();
         self.values
             .insert(PostgresKey::CheckpointState, (stop, counters));
@@ -179,8 +205,32 @@ impl Replay {
         Ok(self.records)
     }
 
+    /// A small value is gone; of a prepared transaction's file, all parts.
+    fn remove(
+        &mut self,
+        key: PostgresKey,
+        end: Lsn,
+        sink: &mut dyn ImportSink,
+    ) -> Result<(), ImportError> {
+        self.values.remove(&key);
+        if let PostgresKey::TwoPhase { xid, .. } = key {
+            let part = |chunk| PostgresKey::TwoPhase { xid, chunk };
+            let parts = self.values.range(part(0)..=part(u32::MAX));
+            let parts: Vec<_> = parts.map(|(key, _)| *key).collect();
+            for part in parts {
+                self.values.remove(&part);
+            }
+        }
+        put(sink, key, end, &[])
+    }
+
     /// A directory of a database goes, and all that is in it.
-    fn drop_directory(&mut self, (database, tablespace): (u32, u32), end: Lsn) {
+    fn drop_directory(
+        &mut self,
+        (database, tablespace): (u32, u32),
+        end: Lsn,
+        sink: &mut dyn ImportSink,
+    ) -> Result<(), ImportError> {
         let gone = self.lengths.forks.keys().filter(|(relation, _)| {
             (relation.database, relation.tablespace) == (database, tablespace)
         });
@@ -188,13 +238,13 @@ impl Replay {
         for (relation, fork) in gone {
             self.changed.forks.push(((relation, fork), None));
             let key = PostgresKey::RelationSize { relation, fork };
-            self.values.insert(key, (end, Vec::new()));
+            self.remove(key, end, sink)?;
         }
         let map = PostgresKey::RelationMap {
             database,
             tablespace,
         };
-        self.values.insert(map, (end, Vec::new()));
+        self.remove(map, end, sink)
     }
 
     /// A fork has another length, or is gone.

@@ -6,7 +6,9 @@ use crate::wal::{ResourceManager, WalVersion};
 
 /// What was put: LSN, whether it is an image, bytes.
 #[derive(Default)]
-struct Put(BTreeMap<engine::types::Key, Vec<(u64, bool, usize)>>);
+pub(in crate::import) struct Put(
+    pub(in crate::import) BTreeMap<engine::types::Key, Vec<(u64, bool, usize)>>,
+);
 
 impl ImportSink for Put {
     fn begin(&mut self, _: &ImportStart) -> Result<(), SinkError> {
@@ -75,8 +77,8 @@ fn small() -> Limits {
 fn a_page_that_is_at_hand_becomes_one_image() {
     let mut table = PageTable::new(small());
     let mut put = Put::default();
-    table.keep(page(0), &[0; PAGE_BYTES], Lsn(100));
-    table.keep(page(1), &[0; PAGE_BYTES], Lsn(100));
+    table.keep(page(0), &[0; PAGE_BYTES], Lsn(100), KeptFor::Maps);
+    table.keep(page(1), &[0; PAGE_BYTES], Lsn(100), KeptFor::Slrus);
     for lsn in 110..150 {
         table.apply(page(0), Lsn(lsn), &CHANGE, false);
         table.settle(&mut put).expect("room");
