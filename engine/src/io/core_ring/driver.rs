@@ -5,7 +5,7 @@
 //!
 //! - if any task has run or was woken since its last turn, it submits what they asked for, without waiting, and goes to the
 //!   end of the queue. To hold entries back for others to join them saves calls and costs the device its work: at depth
-//!   32, reads held for two turns left it idle a third of the time;
+//!   32, with reads held for two turns, the engine did 0.7 of the device's rate instead of 0.8;
 //! - if not, nothing is left to do but to wait: one `io_uring_enter` submits, sleeps until the first completion (or ring
 //!   of the bell, or timer), and brings the completions.
 //!

@@ -609,7 +609,8 @@ pub(super) fn is_state(kind: &DataFile) -> bool {
     )
 }
 
-fn put(
+/// Hands a whole value on.
+pub(super) fn put(
     sink: &mut dyn ImportSink,
     key: PostgresKey,
     lsn: Lsn,

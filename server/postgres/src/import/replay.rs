@@ -10,10 +10,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use engine::layer::Value;
 use engine::types::Lsn;
 
-use super::cluster_files::{Behind, ForkLengths};
+use super::cluster_files::{Behind, ForkLengths, put};
 use super::page_table::PageTable;
 use super::{ImportError, ImportSink};
 use crate::key::{Fork, PostgresKey, Relation, Slru};
@@ -350,14 +349,4 @@ impl Changed {
             _ => {}
         }
     }
-}
-
-fn put(
-    sink: &mut dyn ImportSink,
-    key: PostgresKey,
-    lsn: Lsn,
-    value: &[u8],
-) -> Result<(), ImportError> {
-    sink.put(key.encode(), lsn, Value::Image(value))
-        .map_err(ImportError::Sink)
 }
