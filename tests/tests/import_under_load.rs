@@ -5,6 +5,7 @@
 //! The backup is taken slowly, with a checkpoint in the middle, while clients write, and a session makes, truncates, regrows,
 //! vacuums, moves and drops what it can.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -164,20 +165,7 @@ fn a_backup_of_a_cluster_at_work_is_served_as_a_standby_has_it() {
     let tars = cluster.scratch("tars");
     with_work(&cluster, || {
         std::thread::scope(|scope| {
-            let backup = scope.spawn(|| {
-                let folder = tars.to_str().expect("UTF-8");
-                let arguments = [
-                    "-Ft",
-                    "-c",
-                    "fast",
-                    "-X",
-                    "stream",
-                    "--max-rate=12M",
-                    "-D",
-                    folder,
-                ];
-                cluster.run("pg_basebackup", &arguments).expect("a backup")
-            });
+            let backup = scope.spawn(|| back_up(&cluster, &tars, "12M"));
             std::thread::sleep(Duration::from_secs(3));
             // From here on no vacuum removes anything.
             Session::open(cluster.port(), "postgres").run_each(&[
@@ -378,25 +366,9 @@ fn a_cluster_at_work_is_imported_over_its_replication_protocol() {
 #[test]
 fn a_database_that_is_copied_during_the_backup_is_refused_by_name() {
     let cluster = TestCluster::start_new(ClusterOptions::default());
-    if cluster.major_version().expect("a version") < 15 {
-        return;
-    }
     let folder = cluster.scratch("tars");
-    let tars = folder.to_str().expect("UTF-8");
     std::thread::scope(|scope| {
-        let backup = scope.spawn(|| {
-            let arguments = [
-                "-Ft",
-                "-c",
-                "fast",
-                "-X",
-                "stream",
-                "--max-rate=6M",
-                "-D",
-                tars,
-            ];
-            cluster.run("pg_basebackup", &arguments).expect("a backup")
-        });
+        let backup = scope.spawn(|| back_up(&cluster, &folder, "6M"));
         std::thread::sleep(Duration::from_secs(1));
         let copy = "create database copied strategy file_copy";
         cluster.sql("postgres", copy).expect("a database");
@@ -410,4 +382,20 @@ fn a_database_that_is_copied_during_the_backup_is_refused_by_name() {
         "{error}"
     );
     assert!(error.to_string().contains("file_copy"), "{error}");
+}
+
+/// A backup as tars, so slow that it meets what goes on meanwhile.
+fn back_up(cluster: &TestCluster, folder: &Path, rate: &str) {
+    let arguments = [
+        "-Ft",
+        "-c",
+        "fast",
+        "-X",
+        "stream",
+        &format!("--max-rate={rate}"),
+        "-D",
+        folder.to_str().expect("UTF-8"),
+    ];
+    let run = cluster.run("pg_basebackup", &arguments);
+    run.expect("a backup");
 }
