@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use async_channel::{Receiver, Sender};
 
 use crate::cache::{CacheConfig, CacheError, CacheLayout, CacheStats, Deal, Loader, ShardCache};
+use crate::ingest::{self, Ingest, IngestConfig, IngestError};
 use crate::io::clock::Spawner;
 use crate::io::executor::{CoreConfig, CoreError, CoreHandle, allowed_cpus, start_core};
 use crate::io::glommio_clock::{GlommioClock, GlommioSpawner};
 use crate::io::ring_disk::RingDisk;
+use crate::io::tokio_clock::TokioClock;
 use crate::redo::Redo;
 use crate::shard::{
     LatencyHistograms, MeshEnd, Platform, Shard, ShardConfig, ShardCounters, ShardCounts,
@@ -20,7 +22,7 @@ use crate::shard::{
 };
 use crate::store::StoreClient;
 use crate::store::stats::StoreStatsSnapshot;
-use crate::types::{Id, KeySpace, Partition};
+use crate::types::{BranchId, Id, KeySpace, Partition, TenantId};
 
 /// What the engine runs on in production.
 pub struct Cores;
@@ -139,6 +141,8 @@ type CoreTask = Box<dyn FnOnce(Core) -> Pin<Box<dyn Future<Output = ()>>> + Send
 pub struct Engine {
     cores: Vec<CoreEnd>,
     store: StoreClient,
+    branches: Arc<SharedBranches>,
+    clock: TokioClock,
     joins: Mutex<Vec<CoreHandle<()>>>,
 }
 
@@ -161,6 +165,8 @@ impl Engine {
         let mut engine = Engine {
             cores: Vec::new(),
             store: parts.store.clone(),
+            branches: Arc::clone(&parts.branches),
+            clock: TokioClock::since(parts.origin),
             joins: Mutex::default(),
         };
         let mut ready = Vec::new();
@@ -234,6 +240,19 @@ impl Engine {
         let task: CoreTask = Box::new(move |core| Box::pin(async move { task(core).await }));
         // A stopped core runs nothing; whoever waits for the task sees its channels close.
         let _ = self.cores[core].tasks.send(task).await;
+    }
+
+    /// Claims a branch for writing, while it is read; see [`ingest::open`]. To be called on a thread with a tokio runtime that
+    /// is no core's.
+    ///
+    /// # Errors
+    /// As [`ingest::open`].
+    pub async fn ingest(
+        self: &Arc<Self>,
+        place: (TenantId, BranchId),
+        config: IngestConfig,
+    ) -> Result<Ingest<Arc<Engine>>, IngestError> {
+        ingest::open(&self.branches, Arc::clone(self), &self.clock, place, config).await
     }
 
     /// Counters and histograms of all cores. Costs one message to each.

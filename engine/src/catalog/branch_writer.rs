@@ -10,28 +10,26 @@
 //! killed or cut off leaves a branch without a name; the next try begins another one under a fresh id.
 
 use std::fmt;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_channel::{Receiver, Sender};
 use futures_util::StreamExt;
-use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
 
 use super::catalog::CatalogParts;
 use super::cpu::Cpu;
 use super::error::CatalogError;
+use super::layer_store::{LayerStore, beside};
 use super::records::{NameRecord, seal_begun, seal_wal};
 use super::tenant::Tenant;
-use super::window::{LayerPlace, Window};
-use crate::layer::{LayerConfig, SealedLayer, Value};
+use super::window::Window;
+use crate::layer::{LayerConfig, Value};
 use crate::manifest::{
-    BaseBackup, Creation, Edit, LayerSection, ManifestLog, PutOnce, TimelineSpan, WriterNames,
-    names, put_once,
+    BaseBackup, Creation, Edit, LayerSection, ManifestLog, PutOnce, TimelineSpan, names, put_once,
 };
 use crate::planted::{PlantedBug, planted};
 use crate::store::objects::{Objects, StoreError};
-use crate::types::{BranchId, Id, Key, Lsn, TenantId};
+use crate::types::{BranchId, Id, Key, Lsn};
 
 /// Limits of one writer.
 #[derive(Clone, Debug)]
@@ -114,11 +112,8 @@ pub struct BranchWriter<O> {
 
 /// The half that seals and uploads. [`LayerUploads::run`] runs until its writer has committed or is gone.
 pub struct LayerUploads<O> {
-    objects: O,
-    parts: CatalogParts,
-    tenant: TenantId,
-    names: Arc<WriterNames<O>>,
-    config: WriterConfig,
+    layers: LayerStore<O>,
+    windows_at_once: usize,
     windows: Receiver<Window>,
     /// Dropped when all is done.
     ended: Sender<()>,
@@ -170,11 +165,14 @@ impl<O: Objects> BranchWriter<O> {
         let (end_sender, end_receiver) = async_channel::bounded(1);
         let progress: Arc<Mutex<Progress>> = Arc::default();
         let uploads = LayerUploads {
-            objects: objects.clone(),
-            parts: parts.clone(),
-            tenant: tenant.id(),
-            names: Arc::clone(log.names()),
-            config: config.clone(),
+            layers: LayerStore {
+                objects: objects.clone(),
+                key_space: Arc::clone(&parts.key_space),
+                tenant: tenant.id(),
+                names: Arc::clone(log.names()),
+                config: config.layer.clone(),
+            },
+            windows_at_once: config.windows_at_once.max(1),
             windows: window_receiver,
             ended: end_sender,
             progress: Arc::clone(&progress),
@@ -287,6 +285,7 @@ impl<O: Objects> BranchWriter<O> {
                     stop,
                     wal_objects: self.wal_objects,
                 }),
+                wal: None,
                 added: Vec::new(),
                 removed: Vec::new(),
             })
@@ -399,10 +398,10 @@ impl<O: Objects> LayerUploads<O> {
     async fn upload_all<C: Cpu>(&self, cpu: &C) -> Result<(), CatalogError> {
         let mut at_work = FuturesUnordered::new();
         loop {
-            while at_work.len() >= self.config.windows_at_once.max(1) {
+            while at_work.len() >= self.windows_at_once {
                 at_work.next().await.transpose()?;
             }
-            match beside(&mut at_work, self.windows.recv()).await? {
+            match beside(&mut at_work, &mut |()| {}, self.windows.recv()).await? {
                 Ok(window) => at_work.push(self.store_window(cpu, window)),
                 // The writer has committed, or is gone.
                 Err(_) => break,
@@ -412,61 +411,14 @@ impl<O: Objects> LayerUploads<O> {
         Ok(())
     }
 
-    /// Seals a window and stores its layers: one is on its way while the next is sealed.
     async fn store_window<C: Cpu>(&self, cpu: &C, window: Window) -> Result<(), CatalogError> {
-        let mut uploads = FuturesUnordered::new();
-        let mut rest = Some(window);
-        while let Some(mut window) = rest.take() {
-            let (object, dek_id, dek) = beside(&mut uploads, self.names.next()).await??;
-            let place = LayerPlace {
-                tenant: self.tenant,
-                object,
-                dek_id,
-                dek,
-                key_space: Arc::clone(&self.parts.key_space),
-                config: self.config.layer.clone(),
-            };
-            let build = cpu.run(move || {
-                let (layer, more) = window.build_layer(&place);
-                (layer, more.then_some(window))
-            });
-            let (layer, more) = beside(&mut uploads, build).await?;
-            rest = more;
-            while uploads.next().await.transpose()?.is_some() {}
-            uploads.push(self.upload(layer));
-        }
-        while uploads.next().await.transpose()?.is_some() {}
-        Ok(())
+        let layers = self.layers.store_window(cpu, window, |layer| {
+            let sections = LayerSection::of_layer(&layer.sealed.summary);
+            let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+            progress.sections.extend(sections);
+        });
+        layers.await
     }
-
-    async fn upload(&self, layer: SealedLayer) -> Result<(), CatalogError> {
-        let path = names::layer(self.tenant, layer.summary.layer.object);
-        if put_once(&self.objects, &path, layer.bytes).await? == PutOnce::Taken {
-            return Err(StoreError::AlreadyExists { path }.into());
-        }
-        let sections = LayerSection::of_layer(&layer.summary);
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        progress.sections.extend(sections);
-        Ok(())
-    }
-}
-
-/// The output of `work`, while others go on; the first error of those ends it.
-async fn beside<T, U>(
-    others: &mut FuturesUnordered<U>,
-    work: impl Future<Output = T>,
-) -> Result<T, CatalogError>
-where
-    U: Future<Output = Result<(), CatalogError>>,
-{
-    let mut work = pin!(work);
-    while !others.is_empty() {
-        match select(work.as_mut(), others.next()).await {
-            Either::Left((output, _)) => return Ok(output),
-            Either::Right((outcome, _)) => outcome.transpose()?.unwrap_or_default(),
-        }
-    }
-    Ok(work.await)
 }
 
 impl<O> fmt::Debug for BranchWriter<O> {
@@ -477,7 +429,7 @@ impl<O> fmt::Debug for BranchWriter<O> {
 
 impl<O> fmt::Debug for LayerUploads<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LayerUploads({})", self.tenant)
+        write!(f, "LayerUploads({})", self.layers.tenant)
     }
 }
 

@@ -11,6 +11,7 @@ mod branch_writer;
 mod catalog;
 mod cpu;
 mod error;
+mod layer_store;
 mod names;
 mod records;
 mod tenant;
@@ -22,10 +23,13 @@ pub use branch_writer::{
 pub use catalog::{BranchSummary, Catalog, CatalogParts, Orphan};
 pub use cpu::{Cpu, InlineCpu};
 pub use error::CatalogError;
+pub(crate) use layer_store::{LayerStore, StoredLayer};
 pub use records::WalPiece;
 #[doc(hidden)]
 pub use records::fuzz_records;
+pub(crate) use records::{open_wal, parse_wal, seal_wal};
 pub use tenant::Tenant;
+pub(crate) use window::Window;
 
 #[cfg(test)]
 mod tests;

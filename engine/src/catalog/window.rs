@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use crate::crypto::page_seal::{Dek, DekId};
-use crate::layer::{LayerConfig, LayerParams, LayerWriter, SealedLayer, Value};
+use crate::layer::{LayerConfig, LayerParams, LayerWriter, SealedLayer, Value, ValueKind};
+use crate::memory::MemoryLayer;
 use crate::types::{Key, KeySpace, Lsn, ObjectId, Partition, TenantId};
 
 /// Versions in memory, bounded by whoever fills it.
 pub(crate) struct Window {
-    /// Values one behind the other.
+    /// Values one behind the other, of versions that were pushed.
     values: Vec<u8>,
+    /// Values that somebody else has in memory, too.
+    shared: Vec<Arc<Vec<u8>>>,
     versions: Vec<Version>,
     /// Versions before this one are in a layer already.
     done: usize,
@@ -23,15 +26,26 @@ struct Version {
     partition: Partition,
     key: Key,
     lsn: Lsn,
+    buffer: Buffer,
     value_at: usize,
     value_bytes: u32,
-    image: bool,
+    kind: ValueKind,
+    /// Grows with each version: of two with one key and LSN the later one counts.
+    arrival: u32,
+}
+
+/// Where a value is.
+#[derive(Clone, Copy)]
+enum Buffer {
+    Own,
+    Shared(u32),
 }
 
 impl Window {
     pub(crate) fn new() -> Window {
         Window {
             values: Vec::new(),
+            shared: Vec::new(),
             versions: Vec::new(),
             done: 0,
             sorted: false,
@@ -49,19 +63,41 @@ impl Window {
     }
 
     pub(crate) fn push(&mut self, partition: Partition, key: Key, lsn: Lsn, value: Value<'_>) {
-        let (bytes, image) = match value {
-            Value::Image(bytes) => (bytes, true),
-            Value::Delta(bytes) => (bytes, false),
-        };
+        let (kind, bytes) = value.parts();
         self.versions.push(Version {
             partition,
             key,
             lsn,
+            buffer: Buffer::Own,
             value_at: self.values.len(),
             value_bytes: u32::try_from(bytes.len()).expect("a value is at most a page"),
-            image,
+            kind,
+            arrival: self.arrivals(),
         });
         self.values.extend_from_slice(bytes);
+    }
+
+    /// Adds all versions of a memory layer, without their values, which stay shared.
+    pub(crate) fn push_memory(&mut self, layer: &MemoryLayer, key_space: &dyn KeySpace) {
+        let narrow = |n: usize| u32::try_from(n).expect("windows are far below 4 GiB");
+        let first_buffer = self.shared.len();
+        self.shared.extend_from_slice(layer.buffers());
+        for version in layer.versions() {
+            self.versions.push(Version {
+                partition: key_space.partition(&version.key),
+                key: version.key,
+                lsn: version.lsn,
+                buffer: Buffer::Shared(narrow(first_buffer + version.buffer)),
+                value_at: version.at,
+                value_bytes: narrow(version.value.len()),
+                kind: version.kind,
+                arrival: self.arrivals(),
+            });
+        }
+    }
+
+    fn arrivals(&self) -> u32 {
+        u32::try_from(self.versions.len()).expect("windows are far below 4 GiB")
     }
 
     /// Seals as many versions as fit into one layer, and says whether some are left for the next. Of versions with
@@ -83,12 +119,15 @@ impl Window {
             {
                 return (writer.finish(), true);
             }
-            let end = version.value_at + usize::try_from(version.value_bytes).expect("fits");
-            let bytes = &self.values[version.value_at..end];
-            let value = if version.image {
-                Value::Image(bytes)
-            } else {
-                Value::Delta(bytes)
+            let end = version.value_at + version.value_bytes as usize;
+            let buffer = match version.buffer {
+                Buffer::Own => &self.values,
+                Buffer::Shared(number) => &*self.shared[number as usize],
+            };
+            let bytes = &buffer[version.value_at..end];
+            let value = match version.kind {
+                ValueKind::Image => Value::Image(bytes),
+                ValueKind::Delta => Value::Delta(bytes),
             };
             if writer.push(&version.key, version.lsn, value).is_err() {
                 return (writer.finish(), true);
@@ -116,7 +155,7 @@ impl Window {
         };
         // Later arrivals first among equals, which are then the ones that stay.
         self.versions
-            .sort_unstable_by_key(|version| (place(version), std::cmp::Reverse(version.value_at)));
+            .sort_unstable_by_key(|version| (place(version), std::cmp::Reverse(version.arrival)));
         self.versions
             .dedup_by(|later, kept| place(later) == place(kept));
         self.sorted = true;

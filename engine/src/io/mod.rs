@@ -18,6 +18,7 @@ pub mod permits;
 pub mod raw_ring;
 pub mod ring_disk;
 pub mod ring_net;
+pub mod ring_thread;
 pub mod store_thread;
 #[cfg(test)]
 pub(crate) mod test_runtime;

@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
 use super::clock::Clock;
+use super::ring_thread::run_with_ring;
 use super::tokio_clock::{TokioClock, TokioSpawner};
 use super::tokio_uring_disk::TokioUringDisk;
 use crate::store::client::{StoreClient, StoreQueues, queues};
@@ -147,16 +148,7 @@ fn run_thread<O, F: Future<Output = ()>>(
     stopped: async_channel::Receiver<()>,
     work: impl FnOnce(O, TokioSpawner) -> F,
 ) {
-    let mut ring = tokio_uring::uring_builder();
-    // Only this thread submits, and completions need no interrupt of it: it comes by often enough.
-    ring.setup_single_issuer().setup_coop_taskrun();
-    let mut builder = tokio_uring::builder();
-    builder.entries(RING_ENTRIES).uring_builder(&ring);
-    let runtime = match tokio_uring::Runtime::new(&builder) {
-        Ok(runtime) => runtime,
-        Err(error) => return drop(ready.try_send(Err(error.into()))),
-    };
-    runtime.block_on(async {
+    let ran = run_with_ring(RING_ENTRIES, async || {
         let objects = match connect() {
             Ok(objects) => objects,
             Err(error) => return drop(ready.try_send(Err(error.into()))),
@@ -171,6 +163,9 @@ fn run_thread<O, F: Future<Output = ()>>(
             panic!("a task of this store thread panicked: {message}");
         }
     });
+    if let Err(error) = ran {
+        drop(ready.try_send(Err(error.into())));
+    }
 }
 
 /// Tells of a thread that ends by a panic, and those who wait in the queues with it: nobody may be left to serve them.

@@ -41,7 +41,8 @@ impl std::fmt::Debug for Value<'_> {
 }
 
 impl<'a> Value<'a> {
-    fn parts(self) -> (ValueKind, &'a [u8]) {
+    /// Its kind and its bytes.
+    pub fn parts(self) -> (ValueKind, &'a [u8]) {
         match self {
             Value::Image(bytes) => (ValueKind::Image, bytes),
             Value::Delta(bytes) => (ValueKind::Delta, bytes),

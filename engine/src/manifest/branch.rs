@@ -53,6 +53,26 @@ impl Branch {
         })
     }
 
+    /// The branch as its writer knows it, with the nodes that this one has in memory.
+    pub(crate) fn with_state(&self, state: ManifestState) -> Branch {
+        let (now, before) = (state.root(), self.state.root());
+        let nodes = if (&now.nodes, &now.objects) == (&before.nodes, &before.objects) {
+            self.nodes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone()
+        } else {
+            VecDeque::new()
+        };
+        Branch {
+            tenant: self.tenant,
+            id: self.id,
+            state,
+            keys: Arc::clone(&self.keys),
+            nodes: Mutex::new(nodes),
+        }
+    }
+
     /// Whose branch.
     pub fn tenant(&self) -> TenantId {
         self.tenant

@@ -7,6 +7,8 @@
 //! |    2 | claim    | epoch (4)                                                                  |
 //! |    3 | edit     | epoch (4), last LSN, readable-from LSN (0: unchanged), base backup (0, or 1 with timeline (4), start, stop, WAL objects (8)), added sections (count; see `section.rs`), removed layers (count; object, object bytes (8), partitions (count; 2 each)) |
 //! |    4 | snapshot | the root of the tree; see `snapshot.rs`                                    |
+//! |    5 | flush    | as edit, and behind it the WAL position: number of a piece (8), LSN        |
+//! |    6 | snapshot of a branch with a WAL position | as snapshot, and behind it the WAL position |
 //!
 //! LSNs have 8 bytes, counts and flags 4. Entry 0 is the branch's creation; entries with a number divisible by
 //! [`ENTRIES_PER_SNAPSHOT`](super::ENTRIES_PER_SNAPSHOT) are snapshots, and no others are.
@@ -73,6 +75,15 @@ pub struct BaseBackup {
     pub wal_objects: u64,
 }
 
+/// From where on the branch's stored WAL is needed to go on behind its last LSN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WalPosition {
+    /// Number of the first piece that is needed; it may not be there yet.
+    pub piece: u64,
+    /// Where that piece begins.
+    pub lsn: Lsn,
+}
+
 /// A change of the set of layers, and of how far the branch goes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Edit {
@@ -82,6 +93,8 @@ pub struct Edit {
     pub readable_from: Option<Lsn>,
     /// The base backup, if this edit completes one.
     pub base_backup: Option<BaseBackup>,
+    /// Where the WAL goes on behind the last LSN, if that changes.
+    pub wal: Option<WalPosition>,
     /// All sections of the layers that come in.
     pub added: Vec<LayerSection>,
     /// The layers that go out.
@@ -125,12 +138,16 @@ impl Entry {
                 out.u32(KIND_CLAIM).u32(*epoch);
             }
             Entry::Edit { epoch, edit } => {
-                out.u32(KIND_EDIT).u32(*epoch);
+                let kind = edit.wal.map_or(KIND_EDIT, |_| KIND_FLUSH);
+                out.u32(kind).u32(*epoch);
                 edit.encode(&mut out);
+                WalPosition::encode(edit.wal, &mut out);
             }
             Entry::Snapshot(root) => {
-                out.u32(KIND_SNAPSHOT);
+                let wal = root.facts.wal;
+                out.u32(wal.map_or(KIND_SNAPSHOT, |_| KIND_SNAPSHOT_WITH_WAL));
                 root.encode(&mut out);
+                WalPosition::encode(wal, &mut out);
             }
         }
         out.finish()
@@ -143,11 +160,21 @@ impl Entry {
         let entry = match kind {
             KIND_CREATE => Entry::Create(Creation::decode(&mut from)?),
             KIND_CLAIM => Entry::Claim { epoch: from.u32()? },
-            KIND_EDIT => Entry::Edit {
-                epoch: from.u32()?,
-                edit: Edit::decode(&mut from)?,
-            },
-            KIND_SNAPSHOT => Entry::Snapshot(SnapshotRoot::decode(&mut from)?),
+            KIND_EDIT | KIND_FLUSH => {
+                let epoch = from.u32()?;
+                let mut edit = Edit::decode(&mut from)?;
+                if kind == KIND_FLUSH {
+                    edit.wal = Some(WalPosition::decode(&mut from)?);
+                }
+                Entry::Edit { epoch, edit }
+            }
+            KIND_SNAPSHOT | KIND_SNAPSHOT_WITH_WAL => {
+                let mut root = SnapshotRoot::decode(&mut from)?;
+                if kind == KIND_SNAPSHOT_WITH_WAL {
+                    root.facts.wal = Some(WalPosition::decode(&mut from)?);
+                }
+                Entry::Snapshot(root)
+            }
             _ => return Err(RecordProblem::Damaged("entry kind")),
         };
         from.finish()?;
@@ -226,6 +253,25 @@ impl BaseBackup {
     }
 }
 
+impl WalPosition {
+    fn encode(this: Option<WalPosition>, out: &mut Encoder) {
+        if let Some(position) = this {
+            out.u64(position.piece).lsn(position.lsn);
+        }
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Result<WalPosition, RecordProblem> {
+        let position = WalPosition {
+            piece: from.u64()?,
+            lsn: from.lsn()?,
+        };
+        let is_one = position.lsn.is_valid();
+        is_one
+            .then_some(position)
+            .ok_or(RecordProblem::Damaged("WAL position"))
+    }
+}
+
 impl Edit {
     fn encode(&self, out: &mut Encoder) {
         out.lsn(self.last_lsn)
@@ -260,6 +306,7 @@ impl Edit {
             last_lsn,
             readable_from,
             base_backup,
+            wal: None,
             added,
             removed,
         })
@@ -296,7 +343,11 @@ const KIND_CREATE: u32 = 1;
 const KIND_CLAIM: u32 = 2;
 const KIND_EDIT: u32 = 3;
 const KIND_SNAPSHOT: u32 = 4;
+const KIND_FLUSH: u32 = 5;
+const KIND_SNAPSHOT_WITH_WAL: u32 = 6;
 
+/// Bytes of an encoded WAL position.
+pub(super) const WAL_POSITION_BYTES: usize = 8 + 8;
 /// Bytes of an encoded timeline span.
 pub(super) const TIMELINE_BYTES: usize = 4 + 8 + 8;
 const REMOVED_BYTES_MIN: usize = 28 + 8 + 4;

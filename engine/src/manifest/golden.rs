@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use super::entry::{self, BaseBackup, Creation, Edit, Entry, RemovedLayer, TimelineSpan};
+use super::entry::{self, BaseBackup, Creation, Edit, Entry, RemovedLayer, TimelineSpan, WalPosition};
 use super::section::LayerSection;
 use super::snapshot::{NodeRef, SnapshotObjectWriter, SnapshotRoot, open_node};
 use super::snapshot_scrub::SnapshotScrubber;
@@ -94,9 +94,17 @@ fn edit() -> Entry {
             last_lsn: Lsn(0x2000),
             readable_from: Some(Lsn(0x1800)),
             base_backup: Some(backup),
+            wal: None,
             added: vec![section(1), section(1023)],
             removed: vec![removed],
         },
+    }
+}
+
+fn wal_position() -> WalPosition {
+    WalPosition {
+        piece: 14,
+        lsn: Lsn(0x1fff),
     }
 }
 
@@ -127,6 +135,11 @@ fn manifest_entries_of_version_1() {
         &Entry::Claim { epoch: 12 },
     );
     check_entry("manifest_entry/v1-edit.bin", 2, &edit());
+    let Entry::Edit { epoch, mut edit } = edit() else {
+        unreachable!("an edit")
+    };
+    edit.wal = Some(wal_position());
+    check_entry("manifest_entry/v1-flush.bin", 3, &Entry::Edit { epoch, edit });
 }
 
 #[test]
@@ -159,7 +172,10 @@ fn snapshots_of_version_1() {
     root.facts.layer_bytes = 1100;
     root.objects = vec![about];
     root.nodes = nodes;
-    check_entry("manifest_entry/v1-snapshot.bin", 64, &Entry::Snapshot(root));
+    check_entry("manifest_entry/v1-snapshot.bin", 64, &Entry::Snapshot(root.clone()));
+    root.facts.wal = Some(wal_position());
+    let snapshot = Entry::Snapshot(root);
+    check_entry("manifest_entry/v1-snapshot_with_wal.bin", 128, &snapshot);
 }
 
 #[test]

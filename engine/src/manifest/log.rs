@@ -167,6 +167,11 @@ impl<O: Objects> ManifestLog<O> {
         self.state.facts()
     }
 
+    /// What the manifest says after the last commit.
+    pub(crate) fn state(&self) -> &ManifestState {
+        &self.state
+    }
+
     /// Names and keys for the objects that edits will name.
     pub(crate) fn names(&self) -> &Arc<WriterNames<O>> {
         &self.names

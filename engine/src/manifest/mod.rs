@@ -33,7 +33,9 @@ pub(crate) mod testing;
 
 pub use branch::{Branch, NODES_MAX};
 pub(crate) use entry::Entry;
-pub use entry::{BaseBackup, Creation, Edit, RemovedLayer, TIMELINES_MAX, TimelineSpan};
+pub use entry::{
+    BaseBackup, Creation, Edit, RemovedLayer, TIMELINES_MAX, TimelineSpan, WalPosition,
+};
 pub use error::ManifestError;
 pub use key_tables::{KeyTables, TABLES_MAX};
 pub use log::{EDIT_BYTES_MAX, ManifestLog};

@@ -43,7 +43,9 @@
 use bytes::Bytes;
 
 use super::codec::{Decoder, Encoder};
-use super::entry::{BaseBackup, Creation, TIMELINE_BYTES, TIMELINES_MAX};
+use super::entry::{
+    BaseBackup, Creation, TIMELINE_BYTES, TIMELINES_MAX, WAL_POSITION_BYTES, WalPosition,
+};
 use super::section::{LayerSection, SECTION_BYTES, decode_partition};
 use crate::crypto::page_seal::{
     BlockContext, BlockKind, CIPHER_ID, Dek, DekId, FormatTag, Opener, Sealer, TAG_BYTES,
@@ -74,6 +76,8 @@ pub struct BranchFacts {
     pub readable_from: Option<Lsn>,
     /// The base backup it began with.
     pub base_backup: Option<BaseBackup>,
+    /// Where its WAL goes on behind the last LSN, once an ingest has said so.
+    pub wal: Option<WalPosition>,
     /// Number of its own layers.
     pub layers: u64,
     /// Bytes of its own layers in the store.
@@ -125,6 +129,7 @@ impl SnapshotRoot {
                 last_lsn: Lsn::INVALID,
                 readable_from: None,
                 base_backup: None,
+                wal: None,
                 layers: 0,
                 layer_bytes: 0,
             },
@@ -186,6 +191,7 @@ impl SnapshotRoot {
             last_lsn: from.lsn()?,
             readable_from: Some(from.lsn()?).filter(|lsn| lsn.is_valid()),
             base_backup: BaseBackup::decode(from)?,
+            wal: None,
             layers: from.u64()?,
             layer_bytes: from.u64()?,
         };
@@ -436,6 +442,7 @@ const BAD_NODE_ORDER: RecordProblem = RecordProblem::Damaged("order of a snapsho
 const _: () = assert!(HEADER_BYTES == 88);
 const _: () = assert!(
     ROOT_FIXED_BYTES
+        + WAL_POSITION_BYTES
         + TIMELINES_MAX * TIMELINE_BYTES
         + PARTITIONS as usize * (OBJECT_BYTES + NODE_REF_BYTES)
         <= ROOT_BYTES_MAX

@@ -126,6 +126,7 @@ impl ManifestState {
         facts.last_lsn = edit.last_lsn;
         facts.readable_from = edit.readable_from.or(facts.readable_from);
         facts.base_backup = edit.base_backup.or(facts.base_backup);
+        facts.wal = edit.wal.or(facts.wal);
         for section in edit.added {
             self.added
                 .entry(section.partition)

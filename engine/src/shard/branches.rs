@@ -6,6 +6,7 @@
 //! Nothing here is touched by a read that hits: cores keep handles of their own (`layers.rs`).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,14 +42,40 @@ struct Tables {
 }
 
 /// An open branch.
-pub(super) struct SharedBranch {
-    pub(super) number: BranchNumber,
-    pub(super) branch: Arc<Branch>,
+pub(crate) struct SharedBranch {
+    pub(crate) number: BranchNumber,
+    /// Its manifest as this process knows it: replaced with each commit of an ingest, and never asked for a hit.
+    manifest: Mutex<Arc<Branch>>,
     /// The branch it left, and where.
     pub(super) parent: Option<(BranchNumber, Lsn)>,
     /// From where on it can be read: nowhere below its parent's horizon, since below that the parent's part of its
     /// history is not whole.
     pub(super) readable_from: Lsn,
+    /// The last LSN that can be read: all cores have every version up to there. Grows with an ingest.
+    last_lsn: AtomicU64,
+}
+
+impl SharedBranch {
+    /// The manifest as of now.
+    pub(crate) fn manifest(&self) -> Arc<Branch> {
+        let manifest = self.manifest.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&manifest)
+    }
+
+    /// Replaces the manifest by a later one.
+    pub(crate) fn set_manifest(&self, later: Arc<Branch>) {
+        *self.manifest.lock().unwrap_or_else(PoisonError::into_inner) = later;
+    }
+
+    /// The last LSN that can be read.
+    pub(crate) fn last_lsn(&self) -> Lsn {
+        Lsn(self.last_lsn.load(Ordering::Acquire))
+    }
+
+    /// Shows everything up to `lsn`, which all cores have.
+    pub(crate) fn advance(&self, lsn: Lsn) {
+        self.last_lsn.fetch_max(lsn.0, Ordering::AcqRel);
+    }
 }
 
 impl SharedBranches {
@@ -65,7 +92,7 @@ impl SharedBranches {
 
     /// The number of a branch; opens it and its ancestors if they are not open. All who ask for it while it is being
     /// opened get the same answer, at most `wait_max` after the first of them asked.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         &self,
         (tenant, branch): (TenantId, BranchId),
         clock: &impl Clock,
@@ -90,7 +117,7 @@ impl SharedBranches {
     ///
     /// # Panics
     /// If no branch has it.
-    pub(super) fn get(&self, number: BranchNumber) -> Arc<SharedBranch> {
+    pub(crate) fn get(&self, number: BranchNumber) -> Arc<SharedBranch> {
         Arc::clone(&self.0.tables().branches[number as usize])
     }
 
@@ -107,7 +134,7 @@ impl SharedBranches {
         }
         let opened = self.0.layers.join(section.object, Moment::default(), || {
             let shared = Arc::clone(&self.0);
-            let (branch, section) = (Arc::clone(&branch.branch), *section);
+            let (branch, section) = (branch.manifest(), *section);
             async move {
                 let layer = open_layer(&branch, &section, shared.catalog.objects()).await?;
                 let mut tables = shared.tables();
@@ -118,6 +145,22 @@ impl SharedBranches {
             }
         });
         opened.await
+    }
+
+    /// Takes over layers that were written in this process, and forgets those that went out of the manifest.
+    pub(crate) fn exchange_layers(&self, added: &[Arc<OpenLayer>], removed: &[ObjectId]) {
+        let mut tables = self.0.tables();
+        for layer in added {
+            tables.layers.insert(layer.object(), Arc::clone(layer));
+        }
+        for object in removed {
+            tables.layers.remove(object);
+        }
+    }
+
+    /// The tenants and branches it opens from.
+    pub(crate) fn catalog(&self) -> &Catalog<StoreClient> {
+        &self.0.catalog
     }
 }
 
@@ -183,9 +226,11 @@ impl Shared {
         let parent = parent.zip(left_at);
         let parents_horizon =
             parent.map(|(parent, _)| tables.branches[parent as usize].readable_from);
+        let last_lsn = AtomicU64::new(branch.last_lsn().0);
         tables.branches.push(Arc::new(SharedBranch {
             number,
-            branch,
+            manifest: Mutex::new(branch),
+            last_lsn,
             parent,
             readable_from: parents_horizon.map_or(own_horizon, |theirs| theirs.max(own_horizon)),
         }));

@@ -1,7 +1,7 @@
 //! A read of a value whose newest version is a delta: the newest image at or below the LSN, and the deltas above it, oldest
 //! first.
 //!
-//! They are collected block by block, from the newest layer to the oldest, of the branch and then of its ancestors. Layers may
+//! They are collected from memory, then block by block, from the newest layer to the oldest, of the branch and then of its ancestors. Layers may
 //! overlap in time, so that what one of them has of a key can lie between versions of another: the image found is the
 //! *floor* below which nothing matters, a layer that ends at or below it is not opened, and deltas are sorted before they are
 //! applied. A delta that begins its value is a floor too.
@@ -84,6 +84,22 @@ impl DeltaChain {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(delta);
         self.deltas.push((version, start..self.bytes.len()));
+    }
+
+    /// Takes what the branch has of a value in memory; an image goes to the front of `page`.
+    fn take_from_memory(&mut self, branch: &BranchOnCore, key: &Key, at: Lsn, page: &mut Page) {
+        for version in branch.memory.borrow().back_from(key, at) {
+            if version.lsn <= self.floor.version() {
+                return;
+            }
+            match version.kind {
+                ValueKind::Delta => self.push(version.lsn, version.value),
+                ValueKind::Image => {
+                    page[..version.value.len()].copy_from_slice(version.value);
+                    self.raise(Floor::Image(version.lsn, version.value.len()));
+                }
+            }
+        }
     }
 
     /// Forgets what lies below a newer floor.
@@ -183,6 +199,11 @@ impl<P: Platform> ShardState<P> {
         let mut at_most = at;
         let mut fetched = false;
         loop {
+            {
+                let mut chain = chain.borrow_mut();
+                chain.take_from_memory(&branch, key, at_most, page);
+                self.check_bounds(&chain, at)?;
+            }
             let sections = self.sections(&branch, partition, patience).await?;
             for section in sections.candidates(key, at_most) {
                 if section.last_lsn() <= chain.borrow().floor.version() {

@@ -3,7 +3,7 @@
 //! Indexes are opened once per process and shared; a core finds them through tables of its own, so that a read
 //! touches no memory that another core writes. Loading goes through [`SingleLoad`]: one request for all who need it.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::ops::{Deref, Range};
 use std::rc::Rc;
@@ -17,7 +17,8 @@ use crate::layer::{
     LayerError, LayerHeader, LayerId, LayerIndex, PackEntry, Part, ValueKind, open_block,
     open_pack,
 };
-use crate::manifest::LayerSection;
+use crate::manifest::{LayerSection, RemovedLayer};
+use crate::memory::MemoryLayers;
 use crate::store::StoreClient;
 use crate::types::{Key, Lsn, ObjectId, Partition};
 
@@ -106,7 +107,7 @@ impl OpenLayer {
         self.key.diagnose(&self.id, &self.path, error, store).await
     }
 
-    pub(super) fn object(&self) -> ObjectId {
+    pub(crate) fn object(&self) -> ObjectId {
         self.id.object
     }
 
@@ -282,6 +283,10 @@ impl OpenLayer {
 pub(super) struct BranchOnCore {
     shared: Arc<SharedBranch>,
     partitions: RefCell<HashMap<Partition, Rc<PartitionSections>, ahash::RandomState>>,
+    /// Grows when layers come in or go out: what is loaded meanwhile may not have them.
+    generation: Cell<u64>,
+    /// What of it is in no layer yet, of the keys that this core owns.
+    pub(super) memory: RefCell<MemoryLayers>,
 }
 
 impl BranchOnCore {
@@ -294,7 +299,7 @@ impl BranchOnCore {
     }
 
     pub(super) fn last_lsn(&self) -> Lsn {
-        self.shared.branch.last_lsn()
+        self.shared.last_lsn()
     }
 
     /// The branch it left, and where.
@@ -330,19 +335,37 @@ impl BranchOnCore {
 pub(super) struct PartitionSections(Vec<SectionOnCore>);
 
 /// One of them, and its layer once it is open.
+#[derive(Clone)]
 pub(super) struct SectionOnCore {
     section: LayerSection,
     layer: OnceCell<LayerOnCore>,
 }
 
 impl PartitionSections {
-    fn new(mut sections: Vec<LayerSection>) -> PartitionSections {
-        sections.sort_by_key(|section| std::cmp::Reverse((section.last_lsn, section.object)));
+    fn new(sections: Vec<LayerSection>) -> PartitionSections {
         let on_core = |section| SectionOnCore {
             section,
             layer: OnceCell::new(),
         };
-        PartitionSections(sections.into_iter().map(on_core).collect())
+        PartitionSections::sorted(sections.into_iter().map(on_core).collect())
+    }
+
+    fn sorted(mut sections: Vec<SectionOnCore>) -> PartitionSections {
+        let newest_first =
+            |part: &SectionOnCore| std::cmp::Reverse((part.section.last_lsn, part.section.object));
+        sections.sort_by_key(newest_first);
+        PartitionSections(sections)
+    }
+
+    /// With the sections `added`, and without those of the layers in `removed`.
+    fn changed(&self, added: &[LayerSection], removed: &[ObjectId]) -> PartitionSections {
+        let stays = |part: &&SectionOnCore| {
+            let object = part.section.object;
+            !removed.contains(&object) && !added.iter().any(|new| new.object == object)
+        };
+        let mut sections: Vec<SectionOnCore> = self.0.iter().filter(stays).cloned().collect();
+        sections.extend(PartitionSections::new(added.to_vec()).0);
+        PartitionSections::sorted(sections)
     }
 
     /// Those that may hold a version of `key` at or below `at`, newest first.
@@ -381,7 +404,8 @@ pub(super) struct LayerTable {
 }
 
 impl LayerTable {
-    /// Memory of the indexes this core uses (other cores may use the same ones) and of its lists of sections.
+    /// Memory of the indexes this core uses (other cores may use the same ones), of its lists of sections, and of what is in
+    /// no layer yet.
     pub(super) fn resident_bytes(&self) -> usize {
         let layers = self.layers.borrow();
         let indexes: usize = layers
@@ -395,9 +419,52 @@ impl LayerTable {
                 .values()
                 .map(|list| size_of_val(&list.0[..]))
                 .sum::<usize>();
-            Some(bytes)
+            Some(bytes + branch.memory.borrow().bytes())
         });
         indexes + lists.sum::<usize>()
+    }
+}
+
+impl BranchOnCore {
+    /// Forgets the lists of sections: they are loaded anew.
+    pub(super) fn forget_sections(&self) {
+        self.generation.set(self.generation.get() + 1);
+        self.partitions.borrow_mut().clear();
+    }
+
+    /// Brings the lists of sections up to date with a commit: the sections of `added` that this core may have loaded come
+    /// in, those of layers in `removed` go out.
+    pub(super) fn exchange_sections(&self, added: &[LayerSection], removed: &[RemovedLayer]) {
+        self.generation.set(self.generation.get() + 1);
+        let gone: Vec<ObjectId> = removed.iter().map(|layer| layer.object).collect();
+        let mut came: HashMap<Partition, Vec<LayerSection>, ahash::RandomState> =
+            HashMap::default();
+        for section in added {
+            came.entry(section.partition).or_default().push(*section);
+        }
+        for (partition, list) in self.partitions.borrow_mut().iter_mut() {
+            let came = came.get(partition).map_or(&[][..], Vec::as_slice);
+            let has_gone = removed
+                .iter()
+                .any(|layer| layer.partitions.contains(partition));
+            if has_gone || !came.is_empty() {
+                *list = Rc::new(list.changed(came, &gone));
+            }
+        }
+    }
+}
+
+impl LayerTable {
+    /// Takes over layers that were written in this process, and forgets those that went out.
+    pub(super) fn exchange(&self, added: &[Arc<OpenLayer>], removed: &[RemovedLayer]) {
+        let mut layers = self.layers.borrow_mut();
+        for layer in added {
+            let layer = LayerOnCore(Rc::new(SharedLayer(Arc::clone(layer))));
+            layers.insert(layer.object(), layer);
+        }
+        for layer in removed {
+            layers.remove(&layer.object);
+        }
     }
 }
 
@@ -414,6 +481,8 @@ impl<P: Platform> ShardState<P> {
             Rc::new(BranchOnCore {
                 shared,
                 partitions: RefCell::default(),
+                generation: Cell::new(0),
+                memory: RefCell::default(),
             })
         });
         Rc::clone(branch)
@@ -434,16 +503,17 @@ impl<P: Platform> ShardState<P> {
                 return Err(Stop::NeedsStore);
             }
             let load = async {
-                let sections = branch
-                    .shared
-                    .branch
-                    .sections_of(&self.store, partition)
-                    .await;
+                let generation = branch.generation.get();
+                let manifest = branch.shared.manifest();
+                let sections = manifest.sections_of(&self.store, partition).await;
                 let sections = PartitionSections::new(sections.map_err(manifest_error)?);
-                branch
-                    .partitions
-                    .borrow_mut()
-                    .insert(partition, Rc::new(sections));
+                // Of an older generation they are loaded once more.
+                if branch.generation.get() == generation {
+                    branch
+                        .partitions
+                        .borrow_mut()
+                        .insert(partition, Rc::new(sections));
+                }
                 Ok(())
             };
             self.layers

@@ -89,6 +89,14 @@ impl<P: Platform> ShardState<P> {
         let mut at_most = at;
         branch.check_readable(at)?;
         loop {
+            // What is in memory is newer than what is in layers.
+            match branch.newest_in_memory(key, at_most, page) {
+                Some(found) if found.kind == ValueKind::Image => return Ok(found),
+                Some(_) => {
+                    return Box::pin(self.replay(branch, key, at_most, page, patience)).await;
+                }
+                None => {}
+            }
             let sections = self.sections(&branch, partition, patience).await?;
             let mut best: Option<Found> = None;
             for section in sections.candidates(key, at_most) {

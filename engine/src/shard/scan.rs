@@ -115,6 +115,7 @@ impl<P: Platform> ShardState<P> {
         while let Some((branch, at)) = next {
             let branch = self.branch(branch);
             branch.check_horizon(at)?;
+            branch.memory.borrow().keys_between(from, to, at, &mut keys);
             let sections = patient(self.sections(&branch, partition, Patience::Store).await)?;
             for part in sections.between(&from, &to, at) {
                 let layer = patient(self.layer(&branch, part, Patience::Store).await)?;

@@ -323,6 +323,23 @@ impl PostgresKey {
         (size(0, 0, Fork::Main), size(u32::MAX, u32::MAX, Fork::Init))
     }
 
+    /// The same of what is remembered of truncated forks.
+    pub fn former_blocks_of(database: u32) -> (Key, Key) {
+        let (lowest, highest) = PostgresKey::relation_sizes_of(database);
+        let of_kind = |mut key: Key| {
+            key.0[0] = 13;
+            key
+        };
+        (of_kind(lowest), of_kind(highest))
+    }
+
+    /// Ranges of the small values that are state of the whole cluster, which have to be known to say what a record touches:
+    /// directories and beginnings of databases, segments of SLRUs, control file, counters, parameters, origins.
+    pub fn cluster_state_ranges() -> Vec<(Key, Key)> {
+        let kinds = [3, 6, 8, 9, 14, 15, 16];
+        kinds.map(|kind| Self::range_of(kind, &[])).to_vec()
+    }
+
     /// The lowest and highest key of the directories of `database` in tablespaces: empty if it does not exist.
     pub fn directories_of(database: u32) -> (Key, Key) {
         Self::range_of(3, &database.to_be_bytes())

@@ -8,6 +8,7 @@
 //! - [`wal`]: the WAL stream cut into records;
 //! - [`redo`]: one logged change onto one page;
 //! - [`touch`]: every key of which a record makes a new version;
+//! - [`record_versions`]: that as versions of the engine, for a branch that follows a primary;
 //! - [`verify`]: redo proved against the pages that Postgres logged;
 //! - [`replication`]: connection and base backup of a running cluster;
 //! - [`import`]: running cluster, stopped data directory or backup tar, each as the same stream of versions, and the WAL of the backup replayed onto them;
@@ -21,6 +22,7 @@ pub mod key;
 pub mod key_space;
 pub mod local_cluster;
 pub mod page;
+pub mod record_versions;
 pub mod redo;
 pub mod replication;
 pub mod touch;
@@ -29,3 +31,4 @@ pub mod verify;
 pub mod wal;
 
 mod bytes_at;
+mod lengths;

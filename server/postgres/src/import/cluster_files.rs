@@ -20,12 +20,13 @@ use engine::layer::Value;
 use engine::types::{Lsn, PAGE_BYTES};
 
 use super::page_table::{KeptFor, Limits, PageTable};
-use super::replay::{Lengths, Replay};
+use super::replay::Replay;
 use super::{ImportError, ImportSink, ImportStart, ImportSummary, replication_origins};
 use crate::bytes_at::{u16_at, u32_at};
 use crate::control_file::{CONTROL_FILE_BYTES, ControlFile, SEGMENT_BLOCKS};
 use crate::data_files::DataFile;
 use crate::key::{CHUNK_BYTES, Fork, PostgresKey, Relation, Slru, path_hash};
+use crate::lengths::{ForkLengths, Lengths};
 use crate::page;
 use crate::touch::ClusterState;
 use crate::value::{
@@ -56,9 +57,6 @@ pub(super) struct FinishedFiles {
     pub(super) data_checksum_version: u32,
     pub(super) replay: Replay,
 }
-
-/// Blocks of each fork.
-pub(super) type ForkLengths = BTreeMap<(Relation, Fork), u32>;
 
 /// Pages of an SLRU by segment and block.
 type KeptPages = BTreeMap<(u64, u32), Box<[u8; PAGE_BYTES]>>;

@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use engine::types::Lsn;
 
-use super::cluster_files::{Behind, ForkLengths, put};
+use super::cluster_files::{Behind, put};
 use super::page_table::PageTable;
 use super::{ImportError, ImportSink};
 use crate::key::{Fork, PostgresKey, Relation, Slru};
+use crate::lengths::{Changed, Lengths};
 use crate::touch::{ClusterState, What, touched};
-use crate::value::{DatabaseBeginning, RelationSize, SlruSegment};
 use crate::wal::Record;
 
 /// Takes the records of the WAL, in order.
@@ -33,52 +33,6 @@ pub(super) struct Replay {
     values: BTreeMap<PostgresKey, (Lsn, Vec<u8>)>,
     changed: Changed,
     records: u64,
-}
-
-/// Blocks of all forks and segments, as of the last record.
-#[derive(Default)]
-pub(super) struct Lengths {
-    pub(super) forks: ForkLengths,
-    pub(super) segments: BTreeMap<(Slru, u64), u32>,
-}
-
-/// What one record did, besides to pages that were there.
-#[derive(Default)]
-struct Changed {
-    /// Pages that it has versions of.
-    pages: Vec<PostgresKey>,
-    forks: Vec<((Relation, Fork), Option<u32>)>,
-    segments: Vec<((Slru, u64), Option<u32>)>,
-    /// Small values that it removes.
-    removed: Vec<PostgresKey>,
-    /// Directories that it removes, of a database in a tablespace.
-    directories: Vec<(u32, u32)>,
-    copied: Option<(u32, (u32, u32))>,
-}
-
-impl Lengths {
-    /// Whether a page is behind the end of its fork or segment.
-    fn is_behind(&self, key: PostgresKey) -> bool {
-        match key {
-            PostgresKey::Block {
-                relation,
-                fork,
-                block,
-            } => self
-                .forks
-                .get(&(relation, fork))
-                .is_none_or(|n| block >= *n),
-            PostgresKey::SlruPage {
-                slru,
-                segment,
-                block,
-            } => self
-                .segments
-                .get(&(slru, segment))
-                .is_none_or(|n| block >= *n),
-            _ => false,
-        }
-    }
 }
 
 impl Replay {
@@ -121,27 +75,23 @@ impl Replay {
         } = self;
         touched(record, state, &mut |version| {
             let key = version.key;
+            changed.see(key, &version.what);
             match version.what {
                 What::Delta(delta) => {
-                    changed.pages.push(key);
                     if delta.begins_page() {
                         suspects.remove(&key);
                     }
                     pages.apply(key, end, &delta, lengths.is_behind(key));
                 }
                 What::Value(value) => {
-                    changed.see(key, Some(value));
                     values.insert(key, (end, value.to_vec()));
                 }
-                What::Removed => {
-                    changed.see(key, None);
-                    changed.removed.push(key);
-                }
+                What::Removed => {}
             }
         })?;
-        if let Some((database, from)) = self.changed.copied.take() {
+        if let Some((copy, from)) = self.changed.copied.take() {
             return Err(ImportError::CopiedDatabase {
-                database,
+                database: copy.0,
                 from: from.0,
                 tablespace: from.1,
                 at: record.start,
@@ -230,11 +180,7 @@ impl Replay {
         end: Lsn,
         sink: &mut dyn ImportSink,
     ) -> Result<(), ImportError> {
-        let gone = self.lengths.forks.keys().filter(|(relation, _)| {
-            (relation.database, relation.tablespace) == (database, tablespace)
-        });
-        let gone: Vec<_> = gone.copied().collect();
-        for (relation, fork) in gone {
+        for (relation, fork) in self.lengths.forks_in((database, tablespace)) {
             self.changed.forks.push(((relation, fork), None));
             let key = PostgresKey::RelationSize { relation, fork };
             self.remove(key, end, sink)?;
@@ -259,11 +205,8 @@ impl Replay {
             fork,
             block,
         };
-        let known = match blocks {
-            Some(blocks) => self.lengths.forks.insert((relation, fork), blocks),
-            None => self.lengths.forks.remove(&(relation, fork)),
-        };
-        let (before, after) = (known.unwrap_or(0), blocks.unwrap_or(0));
+        let before = self.lengths.set_fork((relation, fork), blocks);
+        let after = blocks.unwrap_or(0);
         if after < before {
             self.pages.remove(page(after), page(u32::MAX));
             self.suspects.retain(
@@ -301,11 +244,7 @@ impl Replay {
             segment,
             block,
         };
-        let known = match pages {
-            Some(pages) => self.lengths.segments.insert((slru, segment), pages),
-            None => self.lengths.segments.remove(&(slru, segment)),
-        };
-        let before = known.unwrap_or(0);
+        let before = self.lengths.set_segment((slru, segment), pages);
         let Some(after) = pages else {
             self.pages.remove(page(0), page(u32::MAX));
             for block in 0..before {
@@ -319,34 +258,5 @@ impl Replay {
             }
         }
         Ok(())
-    }
-}
-
-impl Changed {
-    /// Takes a small value, or that it is gone.
-    fn see(&mut self, key: PostgresKey, value: Option<&[u8]>) {
-        match key {
-            PostgresKey::RelationSize { relation, fork } => {
-                let size = value.map(|value| RelationSize::decode(value).expect("just encoded"));
-                let blocks = size.map(|size| size.blocks);
-                self.forks.push(((relation, fork), blocks));
-            }
-            PostgresKey::SlruSegment { slru, segment } => {
-                let length = value.map(|value| SlruSegment::decode(value).expect("just encoded"));
-                let pages = length.map(|length| length.pages);
-                self.segments.push(((slru, segment), pages));
-            }
-            PostgresKey::DatabaseDirectory {
-                database,
-                tablespace,
-            } if value.is_none() => self.directories.push((database, tablespace)),
-            PostgresKey::DatabaseBeginning { database, .. } => {
-                let beginning = value.map(DatabaseBeginning::decode);
-                let beginning = beginning.and_then(Result::ok);
-                let from = beginning.and_then(|beginning| beginning.copied_from);
-                self.copied = self.copied.or(from.map(|from| (database, from)));
-            }
-            _ => {}
-        }
     }
 }

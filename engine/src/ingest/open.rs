@@ -1,0 +1,163 @@
+//! Opening a branch for an ingest.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::error::IngestError;
+use super::flusher::Flusher;
+use super::on_cores::OnCores;
+use super::version_writer::VersionWriter;
+use super::wal_replay::WalReplay;
+use crate::catalog::LayerStore;
+use crate::crypto::page_seal::{Dek, DekId};
+use crate::io::clock::Clock;
+use crate::layer::LayerConfig;
+use crate::manifest::{BranchFacts, KeyTables, ManifestLog, WriterNames};
+use crate::shard::{Shard, SharedBranches};
+use crate::store::StoreClient;
+use crate::types::{BranchId, TenantId};
+
+/// Settings of an ingest.
+#[derive(Clone, Debug)]
+pub struct IngestConfig {
+    /// How layers are cut.
+    pub layer: LayerConfig,
+    /// Longest wait for the branch to open. Default 30 s.
+    pub open_deadline: Duration,
+}
+
+impl Default for IngestConfig {
+    fn default() -> IngestConfig {
+        IngestConfig {
+            layer: LayerConfig::default(),
+            open_deadline: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A branch that is open for writing, in parts that run side by side.
+pub struct Ingest<C> {
+    /// What the manifest says.
+    pub facts: BranchFacts,
+    /// Takes versions.
+    pub versions: VersionWriter<C>,
+    /// Makes layers of them.
+    pub flusher: Flusher<C>,
+    /// The stored WAL behind the manifest's last LSN: to be decoded first.
+    pub replay: WalReplay,
+    /// Keys for what is kept locally.
+    pub keys: IngestKeys,
+}
+
+/// Keys of the branch for what its writer keeps outside the object store. Cheap to clone.
+#[derive(Clone)]
+pub struct IngestKeys {
+    objects: StoreClient,
+    names: Arc<WriterNames<StoreClient>>,
+    tables: Arc<KeyTables>,
+    branch: BranchId,
+}
+
+impl IngestKeys {
+    /// A key that was never handed out before; its wrapping is durable in the object store.
+    ///
+    /// # Errors
+    /// Of store and keys.
+    pub async fn next(&self) -> Result<(DekId, Arc<Dek>), IngestError> {
+        Ok(self.names.next_dek().await?)
+    }
+
+    /// A key that was handed out, perhaps to another process.
+    ///
+    /// # Errors
+    /// Of store and keys.
+    pub async fn open(&self, id: DekId) -> Result<Arc<Dek>, IngestError> {
+        Ok(self.tables.dek(&self.objects, self.branch, id).await?)
+    }
+}
+
+/// Claims the next epoch of a branch and opens it on all cores. Whoever wrote it before is fenced when this returns.
+///
+/// A former ingest of this process may have left versions in memory that are in no layer: readers go on finding them, and
+/// they are flushed with what comes.
+///
+/// # Errors
+/// Of catalog, store and keys; [`IngestError::Open`] where it can't be read.
+pub async fn open<C: OnCores>(
+    branches: &Arc<SharedBranches>,
+    cores: C,
+    clock: &impl Clock,
+    (tenant, branch): (TenantId, BranchId),
+    config: IngestConfig,
+) -> Result<Ingest<C>, IngestError> {
+    let catalog = branches.catalog();
+    let objects = catalog.objects().clone();
+    let keys = Arc::clone(catalog.tenant(tenant).await?.keys());
+    let entropy = catalog.entropy().clone();
+    let log = ManifestLog::claim(objects.clone(), Arc::clone(&keys), branch, entropy).await?;
+    let facts = log.facts().clone();
+
+    let owner = (tenant, branch);
+    let number = branches.open(owner, clock, config.open_deadline).await?;
+    let shared = branches.get(number);
+    // It may have been open since before somebody else wrote it.
+    let manifest = shared.manifest().with_state(log.state().clone());
+    shared.set_manifest(Arc::new(manifest));
+    let reopening = (0..cores.count()).map(|core| {
+        cores.on_core(core, async move |shard: Shard<C::Platform>| {
+            shard.reopen(number);
+        })
+    });
+    let reopened: Option<Vec<()>> = join_all(reopening).await.into_iter().collect();
+    reopened.ok_or(IngestError::CoreStopped)?;
+    shared.advance(facts.last_lsn);
+
+    let names = Arc::clone(log.names());
+    let imported = facts.base_backup.map_or(0, |backup| backup.wal_objects);
+    let replay = WalReplay {
+        objects: objects.clone(),
+        keys: Arc::clone(&keys),
+        owner,
+        epoch: facts.epoch,
+        names: Arc::clone(&names),
+        next: facts.wal.map_or(imported, |wal| wal.piece),
+        end: facts.wal.map(|wal| wal.lsn),
+        pieces: VecDeque::new(),
+        is_claimed: false,
+    };
+    let key_space = Arc::clone(catalog.key_space());
+    let layers = LayerStore {
+        objects: objects.clone(),
+        key_space: Arc::clone(&key_space),
+        tenant,
+        names: Arc::clone(&names),
+        config: config.layer,
+    };
+    Ok(Ingest {
+        versions: VersionWriter::new(
+            branch,
+            Arc::clone(&shared),
+            cores.clone(),
+            key_space,
+            facts.last_lsn,
+        ),
+        facts,
+        flusher: Flusher {
+            log,
+            layers,
+            branches: Arc::clone(branches),
+            shared,
+            cores,
+        },
+        replay,
+        keys: IngestKeys {
+            objects,
+            names,
+            tables: keys,
+            branch,
+        },
+    })
+}

@@ -1,0 +1,80 @@
+//! What an ingest does to a core: versions come into memory, memory layers are frozen, and give way to the layers that
+//! come of them.
+//!
+//! Invariants: batches of a branch come in the order of their LSNs, from one writer; a frozen memory layer goes in the same
+//! step in which its layer can be found, so that every version up to the branch's last LSN is found at any moment.
+
+use std::sync::Arc;
+
+use crate::layer::ValueKind;
+use crate::manifest::{LayerSection, RemovedLayer};
+use crate::memory::{MemoryLayer, VersionBatch};
+use crate::types::{Key, Lsn};
+
+use super::layers::{BranchOnCore, OpenLayer};
+use super::page_pool::Page;
+use super::read_path::Found;
+use super::request::BranchNumber;
+use super::{Platform, Shard};
+
+/// A commit of a branch's manifest, as its readers have to hear of it.
+pub(crate) struct LayerExchange {
+    /// All sections of the layers that came in.
+    pub(crate) added: Vec<LayerSection>,
+    /// Those layers, opened.
+    pub(crate) opened: Vec<Arc<OpenLayer>>,
+    /// The layers that went out.
+    pub(crate) removed: Vec<RemovedLayer>,
+    /// Whether what came in are the versions of the oldest frozen memory layer.
+    pub(crate) is_flush: bool,
+}
+
+impl<P: Platform> Shard<P> {
+    /// Takes versions of keys that this core owns; how many bytes it has of the branch in its active memory layer then.
+    pub(crate) fn take_versions(&self, branch: BranchNumber, batch: VersionBatch) -> usize {
+        let branch = self.0.branch(branch);
+        let mut memory = branch.memory.borrow_mut();
+        memory.take(batch);
+        memory.active_bytes()
+    }
+
+    /// Forgets which layers there are, since another writer may have changed them. What is in memory stays, all of it active.
+    pub(crate) fn reopen(&self, branch: BranchNumber) {
+        let branch = self.0.branch(branch);
+        branch.forget_sections();
+        branch.memory.borrow_mut().thaw();
+    }
+
+    /// Freezes what is in memory of the branch, which readers go on finding, and begins another memory layer.
+    pub(crate) fn freeze(&self, branch: BranchNumber) -> Arc<MemoryLayer> {
+        self.0.branch(branch).memory.borrow_mut().freeze()
+    }
+
+    /// Shows a commit to the readers of this core.
+    pub(crate) fn exchange(&self, branch: BranchNumber, exchange: &LayerExchange) {
+        let state = &self.0;
+        let branch = state.branch(branch);
+        state.layers.exchange(&exchange.opened, &exchange.removed);
+        branch.exchange_sections(&exchange.added, &exchange.removed);
+        if exchange.is_flush {
+            branch.memory.borrow_mut().drop_oldest_frozen();
+        }
+    }
+}
+
+impl BranchOnCore {
+    /// The newest version of `key` at or below `at` in memory; an image goes to the front of `page`.
+    pub(super) fn newest_in_memory(&self, key: &Key, at: Lsn, page: &mut Page) -> Option<Found> {
+        let memory = self.memory.borrow();
+        let newest = memory.back_from(key, at).next()?;
+        if newest.kind == ValueKind::Image {
+            page[..newest.value.len()].copy_from_slice(newest.value);
+        }
+        Some(Found {
+            len: newest.value.len(),
+            version: newest.lsn,
+            kind: newest.kind,
+            fetched: false,
+        })
+    }
+}
