@@ -12,7 +12,9 @@ use std::io::{self, Read};
 use engine::types::Lsn;
 use postgres_protocol::message::backend::Message;
 
-use super::connection::{Connection, Incoming, ReplicationError, Row, unexpected};
+use super::connection::{Connection, Incoming, SILENCE_MAX};
+use super::message::Row;
+use super::replication_error::{ReplicationError, unexpected};
 
 /// How hard the server hurries with the checkpoint that a backup begins with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -84,6 +86,7 @@ impl BaseBackup {
             CheckpointPace::Fast => "fast",
             CheckpointPace::Spread => "spread",
         };
+        connection.set_silence_max(SILENCE_MAX)?;
         connection.send_query(&format!(
             "BASE_BACKUP (LABEL 'pageserver import', PROGRESS, CHECKPOINT '{pace}', WAIT 0, WAL, \
              MANIFEST 'no', TABLESPACE_MAP)"

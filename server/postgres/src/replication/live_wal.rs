@@ -6,13 +6,13 @@
 use engine::types::Lsn;
 use postgres_protocol::message::backend::Message;
 
-use super::connection::{Connection, Incoming, ReplicationError, bytes_of_size, unexpected};
+use super::connection::{Connection, Incoming, SILENCE_MAX};
+use super::replication_error::{ReplicationError, unexpected};
+use super::replication_start::ReplicationStart;
 use super::settings::ConnectionSettings;
-use crate::bytes_at::array_at;
-use crate::control_file::is_wal_segment_size;
-use crate::wal::{
-    Decoded, Record, WalDecoder, WalError, WalStream, WalVersion, first_record_of_segment,
-};
+use super::wal_facts::WalFacts;
+use super::wal_messages::{Report, WalMessage};
+use crate::wal::{Decoded, Record, WalDecoder, WalError, WalStream, first_record_of_segment};
 
 /// Why the WAL of a server was not read to where it should have been.
 #[derive(Debug, thiserror::Error)]
@@ -37,11 +37,8 @@ pub enum LiveWalError {
 pub struct LiveWal {
     connection: Connection,
     decoder: WalDecoder,
-    stream: WalStream,
+    facts: WalFacts,
     start: Lsn,
-    flushed: Lsn,
-    has_data_checksums: bool,
-    wal_log_hints: bool,
 }
 
 impl LiveWal {
@@ -51,39 +48,24 @@ impl LiveWal {
     /// The server's: for a role without REPLICATION, no free `max_wal_senders`, WAL that it has removed.
     pub fn open(settings: &ConnectionSettings, from: Option<Lsn>) -> Result<LiveWal, LiveWalError> {
         let mut connection = Connection::open(settings)?;
-        let release = connection.parameter("server_version").unwrap_or("unknown");
-        let major = release.split(|c: char| !c.is_ascii_digit()).next();
-        let version = major
-            .and_then(|major| major.parse().ok())
-            .and_then(WalVersion::from_postgres_major)
-            .ok_or_else(|| ReplicationError::Version(release.to_owned()))?;
-        let segment_bytes = bytes_of_size(&connection.show("wal_segment_size")?)
-            .and_then(|bytes| u32::try_from(bytes).ok())
-            .filter(|bytes| is_wal_segment_size(*bytes))
-            .ok_or_else(|| unexpected("as the size of WAL segments"))?;
-        let has_data_checksums = connection.show("data_checksums")? == "on";
-        let wal_log_hints = connection.show("wal_log_hints")? == "on";
-        let (system_identifier, timeline, flushed) = identity(&mut connection)?;
+        let facts = WalFacts::read(&mut connection)?;
         // At the end of a segment the next one has nothing yet.
-        let from = from.unwrap_or(Lsn(flushed.0.saturating_sub(1)));
-        let segment = Lsn(from.0 - from.0 % u64::from(segment_bytes));
-        connection.start_copy_both(&format!(
-            "START_REPLICATION PHYSICAL {segment} TIMELINE {timeline}"
-        ))?;
-        let stream = WalStream {
-            system_identifier,
-            version,
-            timeline,
-            segment_bytes,
+        let from = from.unwrap_or(Lsn(facts.flushed.0.saturating_sub(1)));
+        let segment = Lsn(from.0 - from.0 % u64::from(facts.stream.segment_bytes));
+        let start = ReplicationStart {
+            slot: None,
+            timeline: facts.stream.timeline,
+            at: segment,
         };
+        let connection = start.begin(connection)?.connection;
+        connection
+            .set_silence_max(SILENCE_MAX)
+            .map_err(ReplicationError::from)?;
         let mut live = LiveWal {
             connection,
-            decoder: WalDecoder::new(stream, segment),
-            stream,
+            decoder: WalDecoder::new(facts.stream, segment),
+            facts,
             start: segment,
-            flushed,
-            has_data_checksums,
-            wal_log_hints,
         };
         live.receive_first(segment)?;
         Ok(live)
@@ -91,7 +73,7 @@ impl LiveWal {
 
     /// Which WAL it is.
     pub fn stream(&self) -> WalStream {
-        self.stream
+        self.facts.stream
     }
 
     /// Where the first record begins.
@@ -101,17 +83,17 @@ impl LiveWal {
 
     /// What the server had on its disk when it was asked.
     pub fn flushed(&self) -> Lsn {
-        self.flushed
+        self.facts.flushed
     }
 
     /// Whether pages carry checksums.
     pub fn has_data_checksums(&self) -> bool {
-        self.has_data_checksums
+        self.facts.has_data_checksums
     }
 
     /// Whether the server logs hint bits even without checksums. It may not have been so where the WAL begins.
     pub fn wal_log_hints(&self) -> bool {
-        self.wal_log_hints
+        self.facts.wal_log_hints
     }
 
     /// Hands every record that ends at or before `until` to `visit`; waits until the server has written that far.
@@ -172,7 +154,7 @@ impl LiveWal {
             .filter(|(at, _)| *at == segment)
             .and_then(|(_, data)| first_record_of_segment(data));
         self.start = first.ok_or_else(|| unexpected("at the beginning of a WAL segment"))?;
-        self.decoder = WalDecoder::new(self.stream, self.start);
+        self.decoder = WalDecoder::new(self.facts.stream, self.start);
         Ok(())
     }
 
@@ -180,16 +162,19 @@ impl LiveWal {
     fn receive(&mut self) -> Result<bool, ReplicationError> {
         loop {
             match self.connection.receive()? {
-                Incoming::CopyData => match self.connection.copy_data() {
-                    [b'w', ..] => return Ok(true),
-                    keepalive @ [b'k', ..] => {
-                        if keepalive.get(KEEPALIVE_ASKS_AT) == Some(&1) {
+                Incoming::CopyData => match WalMessage::decode(self.connection.copy_data()) {
+                    Some(WalMessage::Wal { .. }) => return Ok(true),
+                    Some(WalMessage::Keepalive { wants_reply, .. }) => {
+                        if wants_reply {
                             self.report()?;
                         }
                     }
-                    _ => return Err(unexpected("in a stream of WAL")),
+                    None => return Err(unexpected("in a stream of WAL")),
                 },
-                Incoming::Message(Message::CopyDone) => return Ok(false),
+                // At the end of its timeline, and in a shutdown.
+                Incoming::Message(Message::CopyDone | Message::CommandComplete(_)) => {
+                    return Ok(false);
+                }
                 Incoming::Row(_) | Incoming::Message(_) => {
                     return Err(unexpected("within a stream of WAL"));
                 }
@@ -199,37 +184,18 @@ impl LiveWal {
 
     /// Tells the server what was received. Nothing of it is flushed or applied anywhere.
     fn report(&mut self) -> Result<(), ReplicationError> {
-        let mut report = vec![b'r'];
-        report.extend(self.decoder.position().0.to_be_bytes());
-        // Flushed, applied, our time; and no question of ours.
-        report.extend([0; 8 + 8 + 8 + 1]);
-        self.connection.send_copy_data(&report)
+        let report = Report {
+            write: self.decoder.position(),
+            ..Report::default()
+        };
+        self.connection.send_copy_data(&report.encode())
     }
 }
 
 /// Position and bytes of a message of WAL.
 fn wal_data(message: &[u8]) -> Option<(Lsn, &[u8])> {
-    let at = array_at(message, 1).map(u64::from_be_bytes)?;
-    Some((Lsn(at), message.get(WAL_DATA_AT..)?))
+    match WalMessage::decode(message)? {
+        WalMessage::Wal { start, bytes, .. } => Some((start, bytes)),
+        WalMessage::Keepalive { .. } => None,
+    }
 }
-
-/// System identifier, timeline and what is flushed.
-fn identity(connection: &mut Connection) -> Result<(u64, u32, Lsn), ReplicationError> {
-    let rows = connection.query("IDENTIFY_SYSTEM")?;
-    let identity = match rows.first().map(Vec::as_slice) {
-        Some([Some(system), Some(timeline), Some(flushed), ..]) => system
-            .parse()
-            .ok()
-            .zip(timeline.parse().ok())
-            .zip(flushed.parse().ok()),
-        _ => None,
-    };
-    let ((system, timeline), flushed) =
-        identity.ok_or_else(|| unexpected("in answer to IDENTIFY_SYSTEM"))?;
-    Ok((system, timeline, flushed))
-}
-
-/// Behind the tag, the position, the server's end of WAL and its time.
-const WAL_DATA_AT: usize = 1 + 8 + 8 + 8;
-/// Behind the tag, the server's end of WAL and its time.
-const KEEPALIVE_ASKS_AT: usize = 1 + 8 + 8;

@@ -2,16 +2,31 @@
 //!
 //! Blocking: a base backup, as WAL, is one long sequential read, and whoever wants it elsewhere gives it a thread.
 
+mod authentication;
 mod base_backup;
 mod connection;
+mod connection_string;
+mod frame_buffer;
 mod live_wal;
+mod message;
 mod passfile;
+mod replication_error;
+mod replication_start;
 mod settings;
+mod slot_name;
 mod tls;
 mod transport;
+mod wal_facts;
+mod wal_messages;
 
 pub use base_backup::{BackupEnd, BackupOptions, BaseBackup, CheckpointPace, TablespaceFacts};
-pub(crate) use connection::bytes_of_size;
-pub use connection::{Connection, ReplicationError, Row};
+pub use connection::Connection;
 pub use live_wal::{LiveWal, LiveWalError};
+pub use message::Row;
+pub(crate) use message::bytes_of_size;
+pub use replication_error::ReplicationError;
+pub use replication_start::{ReplicationStart, StartedReplication, TimelineSwitch};
 pub use settings::{ConnectionDefaults, ConnectionSettings, Host, SettingsError, SslMode};
+pub use slot_name::{SlotName, SlotNameError};
+pub use wal_facts::WalFacts;
+pub use wal_messages::Report;

@@ -6,32 +6,43 @@ use std::path::Path;
 
 use super::settings::Host;
 
-/// The password for a replication connection of `user`; the first line that fits.
-pub(super) fn look_up(path: &Path, host: &Host, port: u16, user: &str) -> Option<String> {
+/// The password of `user`, for replication or a database: the first line that fits one of both.
+pub(super) fn look_up(
+    path: &Path,
+    host: &Host,
+    port: u16,
+    database: &str,
+    user: &str,
+) -> Option<String> {
     let metadata = std::fs::metadata(path).ok()?;
     if metadata.permissions().mode() & 0o077 != 0 {
         tracing::warn!(path = %path.display(), "password file not used: others may read it (chmod 600)");
         return None;
     }
     let content = std::fs::read_to_string(path).ok()?;
-    find(&content, host, port, user)
+    find(&content, host, port, database, user)
 }
 
-fn find(content: &str, host: &Host, port: u16, user: &str) -> Option<String> {
+fn find(content: &str, host: &Host, port: u16, database: &str, user: &str) -> Option<String> {
     let host = match host {
         Host::Tcp(name) => name.clone(),
         // The default socket folder counts as localhost.
         Host::Unix(folder) if folder == Path::new("/var/run/postgresql") => "localhost".to_owned(),
         Host::Unix(folder) => folder.display().to_string(),
     };
-    let wanted = [host.as_str(), &port.to_string(), "replication", user];
+    let port = port.to_string();
+    let fits = |given: &str, wanted: &str| given == "*" || given == wanted;
     let lines = content.lines().filter(|line| !line.starts_with('#'));
     lines
         .map(fields)
         .find_map(|fields| match fields.as_slice() {
-            [given @ .., password] if given.len() == wanted.len() => {
-                let fits = given.iter().zip(wanted).all(|(g, w)| g == "*" || g == w);
-                fits.then(|| password.clone())
+            [given_host, given_port, given_database, given_user, password]
+                if fits(given_host, &host)
+                    && fits(given_port, &port)
+                    && (fits(given_database, "replication") || fits(given_database, database))
+                    && fits(given_user, user) =>
+            {
+                Some(password.clone())
             }
             _ => None,
         })
@@ -60,8 +71,13 @@ mod tests {
         let content =
             "# comment\nother:5432:*:me:no\n*:5432:replication:me:a\\:b\\\\\n*:*:*:*:last";
         let host = Host::Tcp("h".into());
-        assert_eq!(find(content, &host, 5432, "me").as_deref(), Some("a:b\\"));
-        assert_eq!(find(content, &host, 1, "me").as_deref(), Some("last"));
-        assert_eq!(find("h:1:*:*", &host, 1, "me"), None);
+        let find = |content, port| find(content, &host, port, "postgres", "me");
+        assert_eq!(find(content, 5432).as_deref(), Some("a:b\\"));
+        assert_eq!(find(content, 1).as_deref(), Some("last"));
+        assert_eq!(find("h:1:*:*", 1), None);
+        assert_eq!(
+            find("h:1:other:me:no\nh:1:postgres:me:yes", 1).as_deref(),
+            Some("yes")
+        );
     }
 }

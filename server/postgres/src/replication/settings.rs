@@ -1,13 +1,13 @@
 //! Connection strings in both of libpq's forms: `host=… user=…` and `postgresql://user@host/…`.
 //!
 //! What libpq takes from its environment, the caller gives as [`ConnectionDefaults`]. Keywords that would change what
-//! is connected to, and that are not known here, are refused by name; nothing is ignored but `application_name`
-//! and what only concerns SQL sessions.
+//! is connected to, and that are not known here, are refused by name; nothing is ignored but `replication`.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::connection_string::{URL_SCHEMES, pairs_of};
 use super::passfile;
 
 /// Where a server listens.
@@ -58,8 +58,13 @@ pub struct ConnectionSettings {
     pub ssl_mode: SslMode,
     /// Authorities in PEM; `system` in the connection string means the system's.
     pub ssl_root_certificates: Option<PathBuf>,
-    /// Longest wait for the connection itself. Default 30 s.
+    /// Longest wait for the connection itself, and then for each answer until the server is ready. Default 30 s.
     pub connect_timeout: Duration,
+    /// Database of connections that are not for replication: `dbname`. Default `postgres`.
+    pub database: String,
+    /// What the server calls the connection in its views, and looks up in `synchronous_standby_names`. At most 63
+    /// printable characters of ASCII. Default `pageserver`.
+    pub application_name: String,
 }
 
 impl fmt::Debug for ConnectionSettings {
@@ -131,21 +136,14 @@ impl ConnectionSettings {
         text: &str,
         defaults: &ConnectionDefaults,
     ) -> Result<ConnectionSettings, SettingsError> {
-        let text = text.trim();
-        let scheme = URL_SCHEMES.iter().find_map(|s| text.strip_prefix(s));
-        let pairs = match scheme {
-            Some(rest) => url_pairs(rest)?,
-            None => keyword_pairs(text)?,
-        };
         let mut given = Given::default();
-        for (keyword, value) in pairs {
+        for (keyword, value) in pairs_of(text)? {
             given.take(&keyword, value)?;
         }
         given.settle(defaults)
     }
 }
 
-const URL_SCHEMES: [&str; 2] = ["postgresql://", "postgres://"];
 const KEYWORDS: [&str; 12] = [
     "host",
     "hostaddr",
@@ -171,6 +169,8 @@ struct Given {
     ssl_root_certificates: Option<String>,
     passfile: Option<PathBuf>,
     connect_timeout: Option<String>,
+    database: Option<String>,
+    application_name: Option<String>,
 }
 
 impl Given {
@@ -189,8 +189,10 @@ impl Given {
             "sslrootcert" => self.ssl_root_certificates = Some(value),
             "passfile" => self.passfile = Some(value.into()),
             "connect_timeout" => self.connect_timeout = Some(value),
-            // A physical replication connection has no database.
-            "dbname" | "application_name" | "replication" => {}
+            "dbname" => self.database = Some(value),
+            "application_name" => self.application_name = Some(value),
+            // Each connection knows what it is for.
+            "replication" => {}
             other => return Err(SettingsError::Keyword(other.to_owned())),
         }
         Ok(())
@@ -230,9 +232,21 @@ impl Given {
                 keyword: "connect_timeout",
                 value: timeout,
             })?;
+        let application_name = or(self.application_name, &None);
+        let application_name = application_name.unwrap_or_else(|| "pageserver".into());
+        let is_printable = application_name
+            .bytes()
+            .all(|byte| (b' '..=b'~').contains(&byte));
+        if !is_printable || application_name.len() > APPLICATION_NAME_BYTES_MAX {
+            return Err(SettingsError::Value {
+                keyword: "application_name",
+                value: application_name,
+            });
+        }
         let passfile = self.passfile.or_else(|| defaults.passfile.clone());
+        let database = or(self.database, &None).unwrap_or_else(|| "postgres".into());
         let password = or(self.password, &defaults.password)
-            .or_else(|| passfile::look_up(passfile.as_deref()?, &host, port, &user));
+            .or_else(|| passfile::look_up(passfile.as_deref()?, &host, port, &database, &user));
         Ok(ConnectionSettings {
             host,
             port,
@@ -244,6 +258,8 @@ impl Given {
                 _ => path.into(),
             }),
             connect_timeout: Duration::from_secs(seconds),
+            database,
+            application_name,
         })
     }
 }
@@ -264,102 +280,9 @@ fn ssl_mode(text: Option<String>) -> Result<SslMode, SettingsError> {
     })
 }
 
-type Pairs = Vec<(String, String)>;
-
-/// `keyword = value`, values with spaces in single quotes, backslash escapes.
-fn keyword_pairs(text: &str) -> Result<Pairs, SettingsError> {
-    let mut pairs = Vec::new();
-    let mut rest = text.trim_start();
-    while !rest.is_empty() {
-        let (keyword, after) = rest
-            .split_once('=')
-            .ok_or(SettingsError::Syntax("a keyword without ="))?;
-        let after = after.trim_start();
-        let (quoted, mut characters) = match after.strip_prefix('\'') {
-            Some(inside) => (true, inside.chars()),
-            None => (false, after.chars()),
-        };
-        let mut value = String::new();
-        let mut closed = !quoted;
-        loop {
-            let before = characters.as_str();
-            match characters.next() {
-                None => break,
-                Some('\\') => value.extend(characters.next()),
-                Some('\'') if quoted => {
-                    closed = true;
-                    break;
-                }
-                Some(c) if !quoted && c.is_whitespace() => {
-                    characters = before.chars();
-                    break;
-                }
-                Some(c) => value.push(c),
-            }
-        }
-        if !closed {
-            return Err(SettingsError::Syntax("a quote is not closed"));
-        }
-        pairs.push((keyword.trim().to_owned(), value));
-        rest = characters.as_str().trim_start();
-    }
-    Ok(pairs)
-}
-
-/// What is behind the scheme: `user:password@host:port/dbname?keyword=value&…`.
-fn url_pairs(rest: &str) -> Result<Pairs, SettingsError> {
-    let mut pairs = Vec::new();
-    let mut push = |keyword: &str, value: &str| -> Result<(), SettingsError> {
-        if !value.is_empty() {
-            pairs.push((percent_decode(keyword)?, percent_decode(value)?));
-        }
-        Ok(())
-    };
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
-    let (user, address) = authority.rsplit_once('@').unwrap_or(("", authority));
-    let (user, password) = user.split_once(':').unwrap_or((user, ""));
-    let (host, port) = match address.strip_prefix('[') {
-        Some(bracketed) => {
-            let (host, after) = bracketed
-                .split_once(']')
-                .ok_or(SettingsError::Syntax("[ without ] in the host"))?;
-            (host, after.strip_prefix(':').unwrap_or(""))
-        }
-        None => address.rsplit_once(':').unwrap_or((address, "")),
-    };
-    push("user", user)?;
-    push("password", password)?;
-    push("host", host)?;
-    push("port", port)?;
-    push("dbname", database)?;
-    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-        let (keyword, value) = parameter
-            .split_once('=')
-            .ok_or(SettingsError::Syntax("a parameter without ="))?;
-        push(keyword, value)?;
-    }
-    Ok(pairs)
-}
-
-fn percent_decode(text: &str) -> Result<String, SettingsError> {
-    let error = SettingsError::Syntax("% without two hex digits");
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        rest = after;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let (digits, after) = after.split_at_checked(2).ok_or(error.clone())?;
-        let digits = std::str::from_utf8(digits).map_err(|_| error.clone())?;
-        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| error.clone())?);
-        rest = after;
-    }
-    String::from_utf8(bytes).map_err(|_| SettingsError::Syntax("not UTF-8"))
-}
-
+/// The server cuts longer ones off, and shows other characters as question marks: such a name would never be found in
+/// `synchronous_standby_names`.
+const APPLICATION_NAME_BYTES_MAX: usize = 63;
 /// Debian's bundle; other systems name a file.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -382,6 +305,17 @@ mod tests {
         assert_eq!((settings.port, settings.user.as_str()), (5433, "a 'b"));
         assert_eq!(settings.password.as_deref(), Some("p w"));
         assert_eq!(settings.ssl_mode, SslMode::Require);
+    }
+
+    #[test]
+    fn database_and_name_are_the_strings_or_have_defaults() {
+        let text = "postgres://u@h/app?application_name=page%20server";
+        let settings = parse(text).expect("parses");
+        assert_eq!(settings.database, "app");
+        assert_eq!(settings.application_name, "page server");
+        let settings = parse("user=u application_name=''").expect("parses");
+        assert_eq!(settings.database, "postgres");
+        assert_eq!(settings.application_name, "pageserver");
     }
 
     #[test]
@@ -424,6 +358,8 @@ mod tests {
             "user=u sslmode=maybe",
             "user=u connect_timeout=0",
             "user=u host=a,b",
+            "user=u application_name=bö",
+            "user=u application_name=a234567890123456789012345678901234567890123456789012345678901234",
         ] {
             let error = parse(text).expect_err(text);
             assert!(

@@ -1,16 +1,15 @@
-//! The byte stream under a connection: TCP, Unix socket, or TLS over TCP.
+//! The byte stream under a connection: TCP, Unix socket, or TLS over TCP. Blocking.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use rustls::{ClientConnection, StreamOwned};
 
 use super::settings::{ConnectionSettings, Host};
-
-/// Longest silence of a server before it counts as gone. Long, since a base backup begins with a checkpoint.
-pub(super) const SILENCE_MAX: Duration = Duration::from_secs(900);
 
 pub(super) enum Transport {
     Tcp(TcpStream),
@@ -19,31 +18,29 @@ pub(super) enum Transport {
 }
 
 impl Transport {
-    /// Connects without TLS. Tries all addresses of the host.
+    /// Connects without TLS. Tries all addresses of the host. Reads and writes wait as long as the connection may take.
     pub(super) fn connect(settings: &ConnectionSettings) -> io::Result<Transport> {
-        match &settings.host {
+        let transport = match &settings.host {
             Host::Unix(folder) => {
-                let stream =
-                    UnixStream::connect(folder.join(format!(".s.PGSQL.{}", settings.port)))?;
-                stream.set_read_timeout(Some(SILENCE_MAX))?;
-                stream.set_write_timeout(Some(SILENCE_MAX))?;
-                Ok(Transport::Unix(stream))
+                let path = folder.join(format!(".s.PGSQL.{}", settings.port));
+                Transport::Unix(UnixStream::connect(path)?)
             }
-            Host::Tcp(name) => {
-                let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-                for address in (name.as_str(), settings.port).to_socket_addrs()? {
-                    match TcpStream::connect_timeout(&address, settings.connect_timeout) {
-                        Ok(stream) => {
-                            stream.set_nodelay(true)?;
-                            stream.set_read_timeout(Some(SILENCE_MAX))?;
-                            stream.set_write_timeout(Some(SILENCE_MAX))?;
-                            return Ok(Transport::Tcp(stream));
-                        }
-                        Err(error) => last = error,
-                    }
-                }
-                Err(last)
+            Host::Tcp(name) => Transport::Tcp(connect_tcp(name, settings)?),
+        };
+        transport.set_timeouts(settings.connect_timeout)?;
+        Ok(transport)
+    }
+
+    /// Longest wait of a read or write, if they block.
+    pub(super) fn set_timeouts(&self, wait_max: Duration) -> io::Result<()> {
+        let wait_max = Some(wait_max);
+        match self {
+            Transport::Unix(stream) => {
+                stream.set_read_timeout(wait_max)?;
+                stream.set_write_timeout(wait_max)
             }
+            Transport::Tcp(stream) => set_tcp_timeouts(stream, wait_max),
+            Transport::Tls(stream) => set_tcp_timeouts(&stream.sock, wait_max),
         }
     }
 }
@@ -75,3 +72,32 @@ impl Write for Transport {
         }
     }
 }
+
+fn connect_tcp(name: &str, settings: &ConnectionSettings) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in (name, settings.port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, settings.connect_timeout) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                // A machine that went away without a word is noticed even while we wait for nothing.
+                let socket = stream.as_fd();
+                sockopt::set_socket_keepalive(socket, true)?;
+                sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
+                sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
+                sockopt::set_tcp_keepcnt(socket, KEEPALIVE_COUNT)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn set_tcp_timeouts(stream: &TcpStream, wait_max: Option<Duration>) -> io::Result<()> {
+    stream.set_read_timeout(wait_max)?;
+    stream.set_write_timeout(wait_max)
+}
+
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_COUNT: u32 = 3;
