@@ -1,6 +1,7 @@
 //! A running cluster by its replication protocol: settings, connection, base backup, WAL as it is written.
 //!
-//! Blocking: a base backup, as WAL, is one long sequential read, and whoever wants it elsewhere gives it a thread.
+//! Blocking, but for the receiver: a base backup is one long sequential read, as WAL is that is read to a given end, and
+//! whoever wants it elsewhere gives it a thread. [`WalReceiver`] takes a connection over that was begun so.
 
 mod authentication;
 mod base_backup;
@@ -9,15 +10,18 @@ mod connection_string;
 mod frame_buffer;
 mod live_wal;
 mod message;
+mod outgoing;
 mod passfile;
 mod replication_error;
 mod replication_start;
 mod settings;
 mod slot_name;
+mod socket;
 mod tls;
 mod transport;
 mod wal_facts;
 mod wal_messages;
+mod wal_receiver;
 
 pub use base_backup::{BackupEnd, BackupOptions, BaseBackup, CheckpointPace, TablespaceFacts};
 pub use connection::Connection;
@@ -30,3 +34,4 @@ pub use settings::{ConnectionDefaults, ConnectionSettings, Host, SettingsError, 
 pub use slot_name::{SlotName, SlotNameError};
 pub use wal_facts::WalFacts;
 pub use wal_messages::Report;
+pub use wal_receiver::{Keepalive, WalData, WalEvent, WalReceiver, WalReceiverConfig};
