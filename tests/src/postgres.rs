@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::ops::{Deref, DerefMut};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use engine::layer::Value;
@@ -131,6 +131,32 @@ impl TestCluster {
     pub fn connection_settings(&self) -> ConnectionSettings {
         let defaults = ConnectionDefaults::default();
         ConnectionSettings::parse(&self.connection_string(), &defaults).expect("well formed")
+    }
+
+    /// Lets the server take TLS, by a certificate for `localhost` that it has signed itself; answers the certificate's file.
+    ///
+    /// # Panics
+    /// A file can't be written, or the server does not take the setting.
+    pub fn serve_tls(&self) -> PathBuf {
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+        let data = self.data_directory();
+        let owner = fs::metadata(&data).expect("data directory");
+        for (name, content) in [
+            ("server.crt", certified.cert.pem()),
+            ("server.key", certified.signing_key.serialize_pem()),
+        ] {
+            let path = data.join(name);
+            fs::write(&path, content).expect("written");
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("mode");
+            chown(&path, Some(owner.uid()), Some(owner.gid())).expect("owner");
+        }
+        self.sql("postgres", "alter system set ssl = on")
+            .expect("setting");
+        self.sql("postgres", "select pg_reload_conf(), pg_sleep(0.3)")
+            .expect("reload");
+        let certificate = self.scratch("server.pem");
+        fs::write(&certificate, certified.cert.pem()).expect("written");
+        certificate
     }
 
     /// A path for files of the test.

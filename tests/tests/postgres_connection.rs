@@ -1,7 +1,7 @@
 //! Replication connections to a stock server: authentication, TLS, and its WAL as `pg_waldump` reads it.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 
 use harness::postgres::TestCluster;
 use postgres::control_file::ControlFile;
@@ -98,25 +98,10 @@ fn tls_is_used_and_certificates_are_verified_as_sslmode_says() {
     ));
     assert!(matches!(without.err(), Some(ReplicationError::NoTls)));
 
-    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+    let good = cluster.serve_tls();
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
-    let data = cluster.data_directory();
-    let owner = fs::metadata(&data).expect("data directory");
-    for (name, content) in [
-        ("server.crt", certified.cert.pem()),
-        ("server.key", certified.signing_key.serialize_pem()),
-    ] {
-        let path = data.join(name);
-        fs::write(&path, content).expect("written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("mode");
-        chown(&path, Some(owner.uid()), Some(owner.gid())).expect("owner");
-    }
-    let (good, bad) = (cluster.scratch("good.pem"), cluster.scratch("bad.pem"));
-    fs::write(&good, certified.cert.pem()).expect("written");
+    let bad = cluster.scratch("bad.pem");
     fs::write(&bad, other.cert.pem()).expect("written");
-    cluster
-        .sql("postgres", "alter system set ssl = on")
-        .expect("setting");
     set_access(&cluster, "hostssl replication postgres 127.0.0.1/32 trust");
 
     let (good, bad) = (good.display(), bad.display());
