@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 pub use crate::cache::fuzz_index as cache_index;
 pub use crate::catalog::fuzz_records as catalog_records;
+pub use crate::wal::fuzz_segment as wal_segment;
 
 use crate::crypto::key_table::KeyTable;
 use crate::crypto::sealed_record::check_envelope;

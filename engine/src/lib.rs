@@ -14,6 +14,7 @@
 //!
 //! and beside the path of a read:
 //!
+//! - [`wal`]: what was received and is not yet in a layer, on the local disk;
 //! - [`redo`]: how deltas are applied, which whoever opens the engine says;
 //! - [`catalog`]: tenants, branches, their names, and the writer that fills a new branch;
 //! - [`ingest`]: the writer of a branch that is read meanwhile;
@@ -38,6 +39,7 @@ pub mod scrub;
 pub mod shard;
 pub mod store;
 pub mod types;
+pub mod wal;
 
 pub use crate::engine::{
     Core, Cores, Engine, EngineConfig, EngineParts, EngineStats, Reads, StartError,

@@ -19,7 +19,7 @@
 //! |  44 |     4 | kind       | [`BlockKind`]                                                      |
 //! |  48 |     8 | sequence   | of the object                                                      |
 //! |  56 |     8 | number     | of the block among those of its kind                               |
-//! |  64 |    24 | first_key  | lowest key in the block; zeros where a block is not about keys     |
+//! |  64 |    24 | first_key  | lowest key in the block; where a block is not about keys, zeros or what its format says |
 //! |  88 |    24 | last_key   | highest key                                                        |
 //! | 112 |     8 | first_lsn  | lowest LSN in the block; zero where it is not about versions       |
 //! | 120 |     8 | last_lsn   | highest LSN                                                        |
@@ -152,6 +152,10 @@ pub enum BlockKind {
     NameRecord = 10,
     /// A piece of WAL.
     WalChunk = 11,
+    /// A frame of the local WAL.
+    WalFrame = 12,
+    /// The header of a segment of the local WAL.
+    WalSegment = 13,
 }
 
 /// Everything a seal binds a block to. See the module's table.

@@ -1,5 +1,5 @@
-//! What the engine asks of a disk: whole aligned reads and writes, and durability. Two implementations: the
-//! kernel's (through the core's ring) and the simulator's.
+//! What the engine asks of a disk: whole aligned reads and writes, names, and durability. The kernel's disk is bound twice
+//! (through the ring of a core, and through tokio-uring), the simulator has its own.
 #![expect(
     async_fn_in_trait,
     reason = "the futures stay on the thread that made them: nobody needs them to be Send"
@@ -52,6 +52,17 @@ pub trait Disk: Clone + 'static {
 
     /// Removes a file; one that is not there is no error.
     async fn remove(&self, path: &Path) -> Result<(), DiskError>;
+
+    /// Names of the files in the directory `dir`, in their order. Names that are no UTF-8 are left out: nobody here
+    /// gives such.
+    async fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError>;
+
+    /// Gives the file `from` the name `to`, in the same directory, at once: whatever comes between, it has one of the
+    /// two names. A file that was called `to` is gone.
+    async fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError>;
+
+    /// Returns once the names in the directory `dir` are durable: files made, renamed and removed there.
+    async fn sync_dir(&self, dir: &Path) -> Result<(), DiskError>;
 }
 
 /// One open file. All positions, lengths and buffers are multiples of [`DiskFile::alignment_bytes`].
@@ -74,6 +85,7 @@ pub trait DiskFile: 'static {
     /// Writes all of `buffer` at `at`; the buffer comes back for reuse.
     async fn write_at(&self, at: u64, buffer: AlignedBuffer) -> Result<AlignedBuffer, DiskError>;
 
-    /// Returns once everything written before is durable.
+    /// Returns once everything written before is durable. A file that was just made may still lose its name:
+    /// see [`Disk::sync_dir`].
     async fn sync(&self) -> Result<(), DiskError>;
 }

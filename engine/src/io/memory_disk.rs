@@ -122,6 +122,28 @@ impl Disk for MemoryDisk {
         self.files.borrow_mut().remove(path);
         Ok(())
     }
+
+    async fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
+        let files = self.files.borrow();
+        let here = files.keys().filter(|path| path.parent() == Some(dir));
+        let names = here.filter_map(|path| path.file_name()?.to_str());
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        let mut files = self.files.borrow_mut();
+        let file = files.remove(from);
+        let file = file.ok_or_else(|| fails("rename", io::ErrorKind::NotFound))?;
+        files.insert(to.to_owned(), file);
+        Ok(())
+    }
+
+    async fn sync_dir(&self, _dir: &Path) -> Result<(), DiskError> {
+        if self.sync_broken.get() {
+            return Err(fails("sync directory", io::ErrorKind::Other));
+        }
+        Ok(())
+    }
 }
 
 impl DiskFile for MemoryFile {

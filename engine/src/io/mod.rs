@@ -9,6 +9,7 @@ pub mod aligned_buffer;
 pub mod clock;
 mod core_ring;
 pub mod counting_allocator;
+mod directory;
 pub mod disk;
 pub mod executor;
 pub mod glommio_clock;

@@ -6,7 +6,7 @@
 //! - A dropped future asks the kernel to cancel; buffer and file stay with the ring until the kernel has completed the
 //!   operation. The permit is free a moment earlier, when the future is dropped.
 //! - A write owns its buffer until it is done and gives it back.
-//! - Opening, sizing and removing block the core: they are for the start and the end.
+//! - Opening, sizing, and everything about names blocks the core: they are for the start and the end.
 //!
 //! Positions and lengths obey what `statx` (`STATX_DIOALIGN`, Linux 6.1) reports for the file. Where nothing is reported the
 //! alignment is 4 KiB, which every device accepts.
@@ -23,6 +23,7 @@ use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, StatxFlags};
 
 use super::aligned_buffer::{AlignedBuffer, BUFFER_ALIGN_BYTES};
 use super::core_ring::{CoreRing, Memory, PoolBuffer};
+use super::directory;
 use super::disk::{Disk, DiskError, DiskFile};
 use super::permits::Permits;
 
@@ -75,11 +76,20 @@ impl Disk for RingDisk {
     }
 
     async fn remove(&self, path: &Path) -> Result<(), DiskError> {
-        match std::fs::remove_file(path) {
-            Ok(()) => Ok(()),
-            Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(device("remove", source)),
-        }
+        directory::remove(path)
+    }
+
+    async fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
+        directory::list(dir)
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        directory::rename(from, to)
+    }
+
+    async fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
+        let dir = directory::open(dir)?;
+        dir.sync_all().map_err(|e| device("sync directory", e))
     }
 }
 

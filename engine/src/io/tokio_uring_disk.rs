@@ -1,4 +1,5 @@
-//! Direct IO through tokio-uring: the disk of store threads, which write fills with it. A buffer belongs to its
+//! Direct IO through tokio-uring: the disk of store threads, which write fills with it, and of the threads that receive
+//! WAL. A buffer belongs to its
 //! operation until the kernel completes it, also when the future is dropped: tokio-uring keeps both.
 
 use std::io;
@@ -12,6 +13,7 @@ use tokio_uring::buf::{IoBuf, IoBufMut};
 use tokio_uring::fs::File;
 
 use super::aligned_buffer::AlignedBuffer;
+use super::directory;
 use super::disk::{Disk, DiskError, DiskFile};
 use super::ring_disk::direct_io_alignment;
 
@@ -87,13 +89,23 @@ impl Disk for TokioUringDisk {
     }
 
     async fn remove(&self, path: &Path) -> Result<(), DiskError> {
-        match std::fs::remove_file(path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(DiskError::Device {
-                op: "remove",
-                source,
-            }),
-            _ => Ok(()),
-        }
+        directory::remove(path)
+    }
+
+    async fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
+        directory::list(dir)
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        directory::rename(from, to)
+    }
+
+    async fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
+        let dir = File::from_std(directory::open(dir)?);
+        dir.sync_all().await.map_err(|source| DiskError::Device {
+            op: "sync directory",
+            source,
+        })
     }
 }
 
@@ -200,6 +212,14 @@ mod tests {
                 ),
                 "{short:?}"
             );
+            let other = dir.path().join("another name");
+            TokioUringDisk.rename(&path, &other).await.expect("rename");
+            TokioUringDisk.sync_dir(dir.path()).await.expect("durable");
+            let names = TokioUringDisk.list(dir.path()).await.expect("list");
+            assert_eq!(names, ["another name"]);
+            TokioUringDisk.rename(&other, &path).await.expect("back");
+            assert!(TokioUringDisk.list(&other).await.is_err());
+            assert!(TokioUringDisk.sync_dir(&other).await.is_err());
             TokioUringDisk.remove(&path).await.expect("remove");
             TokioUringDisk.remove(&path).await.expect("gone already");
             assert!(TokioUringDisk.open(&path, None).await.is_err());

@@ -16,10 +16,13 @@
 //! | `write_misdirected` | the write succeeds somewhere else in the file |
 //! | `sync_error` | the sync fails; what it was to make durable stays in doubt |
 //! | `sync_lie` | the sync succeeds and makes nothing durable |
-//! | `open_error` | the file can't be opened |
+//! | `open_error` | the file can't be opened or renamed, the directory not listed |
 //! | `rot` | a stored bit flips ([`SimDisk::rot`]) |
 //! | `kill_torn` | a kill of the process cuts writes under way ([`SimDisk::process_killed`]) |
-//! | `power_torn` | a power loss keeps any subset of the sectors not yet synced, each in any version it had since the last sync; files made or removed since then may be gone or back ([`SimDisk::power_lost`]) |
+//! | `power_torn` | a power loss keeps any subset of the sectors not yet synced, each in any version it had since the last sync; files made, renamed or removed since then may be gone, have their old name, or be back ([`SimDisk::power_lost`]) |
+//!
+//! A sync of a file makes its name durable too, as most file systems do; after [`SimDisk::names_need_sync`] only a sync of
+//! the directory does.
 //!
 //! A write is carried out by the disk, not by its future: dropping the future changes nothing. It becomes visible in
 //! two parts, at two moments, so that a reader of the same place can see half of it.
@@ -83,6 +86,10 @@ struct World {
     files: RefCell<BTreeMap<PathBuf, FileRef>>,
     /// Files removed since the last sync of anything: a power loss may bring them back.
     removed: RefCell<Vec<(PathBuf, FileRef)>>,
+    /// Old and new names of files renamed since then, in this order.
+    renamed: RefCell<Vec<(PathBuf, PathBuf)>>,
+    /// Whether names stay in doubt until their directory is synced.
+    names_need_sync: Cell<bool>,
     writes: RefCell<BTreeMap<u64, PendingWrite>>,
     next_write: Cell<u64>,
 }
@@ -127,6 +134,8 @@ impl SimDisk {
             sector_bytes,
             files: RefCell::default(),
             removed: RefCell::default(),
+            renamed: RefCell::default(),
+            names_need_sync: Cell::new(false),
             writes: RefCell::default(),
             next_write: Cell::new(0),
         }))
@@ -135,6 +144,11 @@ impl SimDisk {
     /// From now on faults happen this often.
     pub fn set_faults(&self, faults: DiskFaults) {
         self.0.faults.set(faults);
+    }
+
+    /// From now on a sync of a file makes what is in it durable, and not its name.
+    pub fn names_need_sync(&self) {
+        self.0.names_need_sync.set(true);
     }
 
     /// Files and their sizes, in order of path.
@@ -225,12 +239,24 @@ impl SimDisk {
     }
 
     /// To be called after the process that used the disk was killed: the power goes. Writes not synced are in doubt
-    /// sector by sector, files made or removed since the last sync as a whole.
+    /// sector by sector, files made, renamed or removed since the last sync as a whole.
     pub fn power_lost(&self) {
         self.process_killed();
         let world = &self.0;
         let mut rng = world.rng.borrow_mut();
         let mut files = world.files.borrow_mut();
+        for (from, to) in world.renamed.borrow_mut().drain(..).rev() {
+            if rng.chance(300)
+                && !files.contains_key(&from)
+                && let Some(file) = files.remove(&to)
+            {
+                world
+                    .clock
+                    .event(format_args!("disk power takes the name {}", to.display()));
+                world.coverage.count("disk power_torn");
+                files.insert(from, file);
+            }
+        }
         for (path, file) in world.removed.borrow_mut().drain(..) {
             if rng.chance(300) {
                 world
@@ -380,6 +406,60 @@ impl Disk for SimDisk {
         }
         Ok(())
     }
+
+    async fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
+        let world = &self.0;
+        world.delay(5, 20).await;
+        if world.roll(world.faults.get().open_error, "disk open_error") {
+            return Err(device("list", io::ErrorKind::PermissionDenied));
+        }
+        let files = world.files.borrow();
+        let here = files.keys().filter(|path| path.parent() == Some(dir));
+        let names = here.filter_map(|path| path.file_name()?.to_str());
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        let world = &self.0;
+        world.delay(5, 20).await;
+        if world.roll(world.faults.get().open_error, "disk open_error") {
+            return Err(device("rename", io::ErrorKind::PermissionDenied));
+        }
+        let mut files = world.files.borrow_mut();
+        let file = files
+            .remove(from)
+            .ok_or_else(|| device("rename", io::ErrorKind::NotFound))?;
+        files.insert(to.to_owned(), file);
+        world
+            .clock
+            .event(format_args!("disk rename to {}", to.display()));
+        let mut renamed = world.renamed.borrow_mut();
+        if renamed.len() < REMOVED_MAX {
+            renamed.push((from.to_owned(), to.to_owned()));
+        }
+        Ok(())
+    }
+
+    async fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
+        let world = &self.0;
+        let faults = world.faults.get();
+        world.delay(100, 400).await;
+        if world.roll(faults.sync_error, "disk sync_error") {
+            return Err(device("sync directory", io::ErrorKind::Other));
+        }
+        if world.roll(faults.sync_lie, "disk sync_lie") {
+            return Ok(());
+        }
+        let inside = |path: &Path| path.parent() == Some(dir);
+        for (path, file) in world.files.borrow().iter() {
+            if inside(path) {
+                file.borrow_mut().made_durable = true;
+            }
+        }
+        world.removed.borrow_mut().retain(|(path, _)| !inside(path));
+        world.renamed.borrow_mut().retain(|(_, to)| !inside(to));
+        Ok(())
+    }
 }
 
 /// An open file of a [`SimDisk`].
@@ -506,8 +586,11 @@ impl DiskFile for SimFile {
         }
         let mut file = self.state.borrow_mut();
         file.unsynced.clear();
-        file.made_durable = true;
-        world.removed.borrow_mut().clear();
+        if !world.names_need_sync.get() {
+            file.made_durable = true;
+            world.removed.borrow_mut().clear();
+            world.renamed.borrow_mut().clear();
+        }
         Ok(())
     }
 }
@@ -586,7 +669,7 @@ fn device(op: &'static str, kind: io::ErrorKind) -> DiskError {
 
 /// Versions of a sector remembered between two syncs; later ones replace each other.
 const VERSIONS_MAX: usize = 4;
-/// Removed files that a power loss can bring back.
+/// Removed files that a power loss can bring back, and renamed ones that it can give their old name.
 const REMOVED_MAX: usize = 16;
 
 #[cfg(test)]

@@ -91,6 +91,29 @@ fn reads_past_the_end_are_short_and_missing_files_are_named() {
 }
 
 #[test]
+fn names_are_listed_in_order_changed_and_made_durable() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = dir.path().to_owned();
+    fs::create_dir(dir.join("folder")).expect("made");
+    let names = on_core(async move || {
+        let disk = RingDisk::new(4);
+        for name in ["b", "a", "c"] {
+            disk.open(&dir.join(name), Some(4096)).await.expect(name);
+        }
+        let rename = disk.rename(&dir.join("b"), &dir.join("d")).await;
+        rename.expect("renamed");
+        let gone = disk.rename(&dir.join("b"), &dir.join("e")).await;
+        assert!(matches!(gone, Err(DiskError::Device { op: "rename", .. })));
+        disk.sync_dir(&dir).await.expect("durable");
+        let missing = dir.join("missing");
+        assert!(disk.list(&missing).await.is_err());
+        assert!(disk.sync_dir(&missing).await.is_err());
+        disk.list(&dir).await.expect("listed")
+    });
+    assert_eq!(names, ["a", "c", "d"], "files, no folders");
+}
+
+#[test]
 fn a_dropped_read_frees_its_place_and_leaves_the_file_usable() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("slots");

@@ -144,6 +144,55 @@ fn a_file_made_without_sync_may_be_gone_and_one_removed_may_be_back() {
     );
 }
 
+/// How often of forty power losses each name is there, of a file made as `made`, synced and renamed to `renamed`.
+fn names_after_power_losses(names_need_sync: bool, sync_dir: bool) -> [usize; 2] {
+    let mut there = [0; 2];
+    for seed in 0..40 {
+        let (tell, told) = async_channel::bounded(1);
+        on_disk(seed, DiskFaults::default(), move |_, disk| async move {
+            if names_need_sync {
+                disk.names_need_sync();
+            }
+            let (from, to) = (Path::new("d/made"), Path::new("d/renamed"));
+            let file = disk.open(from, Some(SECTOR as u64)).await.expect("made");
+            file.sync().await.expect("no fault");
+            disk.rename(from, to).await.expect("no fault");
+            assert!(disk.rename(from, to).await.is_err(), "it is not there");
+            if sync_dir {
+                disk.sync_dir(Path::new("d")).await.expect("no fault");
+            }
+            assert_eq!(
+                disk.list(Path::new("d")).await.expect("no fault"),
+                ["renamed"]
+            );
+            disk.power_lost();
+            let names = disk.list(Path::new("d")).await.expect("no fault");
+            assert!(names.len() < 2, "never both: {names:?}");
+            tell.try_send(names).expect("room for one");
+        });
+        let names = told.try_recv().expect("the run ended");
+        for (count, name) in there.iter_mut().zip(["made", "renamed"]) {
+            *count += usize::from(names.iter().any(|n| n == name));
+        }
+    }
+    there
+}
+
+#[test]
+fn names_are_durable_with_their_directory() {
+    assert_eq!(names_after_power_losses(true, true), [0, 40]);
+    let [old, new] = names_after_power_losses(false, false);
+    assert!(
+        old + new == 40 && (2..35).contains(&old),
+        "the file was synced, the new name not: {old}, {new}"
+    );
+    let [old, new] = names_after_power_losses(true, false);
+    assert!(
+        old > 0 && new > 0 && (5..35).contains(&(old + new)),
+        "nothing was made durable: {old}, {new}"
+    );
+}
+
 #[test]
 fn a_kill_cuts_writes_under_way_and_loses_none_that_were_done() {
     let mut ends = BTreeSet::new();
