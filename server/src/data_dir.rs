@@ -69,6 +69,16 @@ impl DataDir {
         self.0.join("cache")
     }
 
+    /// What is written down of branches that follow a primary.
+    pub fn attached(&self) -> PathBuf {
+        self.0.join("attached")
+    }
+
+    /// Local WAL of branches that follow a primary: a directory each.
+    pub fn wal(&self) -> PathBuf {
+        self.0.join("wal")
+    }
+
     /// Which server this is: drawn when the directory is used first, kept in `server-id`.
     pub fn server_id(&self, fresh: Id) -> Result<Id, DataDirError> {
         let path = self.0.join("server-id");

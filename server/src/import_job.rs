@@ -122,7 +122,7 @@ pub fn run(
 
 /// Computes on a thread of its own: several windows are sealed at once, and layers are handed to the store meanwhile.
 #[derive(Debug, Clone, Copy)]
-struct BlockingThreads;
+pub(crate) struct BlockingThreads;
 
 impl Cpu for BlockingThreads {
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {

@@ -4,6 +4,7 @@
 //! - [`config`], [`access`], [`data_dir`], [`logging`]: what a server is set up from;
 //! - [`deployment`]: an object store and the keys to it; [`catalog`]: its tenants and branches; [`import_job`]: a cluster
 //!   that becomes a branch;
+//! - [`follow`]: branches that follow a running Postgres; [`primary_connection`]: how one is connected to;
 //! - [`node`]: a server in this process; [`running`]: what its admin service knows of it;
 //! - [`pagestream`]: the service for pages; [`admin`]: the service for people and machines around it;
 //! - [`address`], [`relations`], [`exit`]: how data is named, what is in a branch, how commands end.
@@ -18,10 +19,12 @@ pub mod config;
 pub mod data_dir;
 pub mod deployment;
 pub mod exit;
+pub mod follow;
 pub mod import_job;
 pub mod logging;
 pub mod node;
 pub mod pagestream;
+pub mod primary_connection;
 pub mod relations;
 pub mod running;
 mod shards;

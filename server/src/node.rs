@@ -1,6 +1,7 @@
 //! A page server in this process: engine, listeners and catalog, started in order and stopped in reverse. `serve` and
 //! `demo` run the same one.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deployment::Deployment;
 use crate::exit::{Exit, Failure};
+use crate::follow::attachment::AttachmentError;
+use crate::follow::followers::Followers;
 use crate::pagestream::listener::{ListenError, PageService};
 use crate::pagestream::startup::Access;
 use crate::running::RunningServer;
@@ -41,6 +44,9 @@ pub enum NodeError {
     /// The data directory.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    /// What is written down of branches that follow a primary.
+    #[error(transparent)]
+    Attachments(#[from] AttachmentError),
     /// A core ended while it was starting.
     #[error("core {0} ended while it was starting")]
     CoreEnded(usize),
@@ -50,7 +56,9 @@ impl From<NodeError> for Failure {
     fn from(error: NodeError) -> Failure {
         let exit = match &error {
             NodeError::Listen(_) => Exit::InUse,
-            NodeError::Access(_) | NodeError::Engine(StartError::Config(_)) => Exit::Config,
+            NodeError::Access(_)
+            | NodeError::Engine(StartError::Config(_))
+            | NodeError::Attachments(_) => Exit::Config,
             NodeError::Engine(_) | NodeError::DataDir(_) | NodeError::CoreEnded(_) => Exit::Other,
         };
         Failure::new(exit, error)
@@ -83,6 +91,7 @@ impl Node {
         data_dir: &DataDir,
         deployment: Deployment,
         store_url: String,
+        variables: BTreeMap<String, String>,
     ) -> Result<Node, NodeError> {
         let token = access::token(&config.pages.access)?;
         let tls = access::server_config(&config.pages.access)?;
@@ -120,10 +129,14 @@ impl Node {
                 first = local;
             }
         }
+        let engine_too = Arc::clone(&engine);
+        let followers = Followers::new(engine_too, config.follow, data_dir, variables);
+        followers.reload()?;
         let running = Arc::new(RunningServer {
             engine,
             pages,
             catalog,
+            followers: Arc::new(followers),
             pages_address: first,
             data_dir: PathBuf::from(data_dir.path()),
             store_url,
@@ -146,6 +159,8 @@ impl Node {
     /// `limit` is dropped.
     pub async fn stop(self, limit: Duration) {
         self.running.pages.stop();
+        let followers = Arc::clone(&self.running.followers);
+        let followers = tokio::task::spawn_blocking(move || followers.stop());
         let cores = self.running.engine.cores();
         let drained = async {
             for _ in 0..cores {
@@ -155,6 +170,10 @@ impl Node {
         };
         if tokio::time::timeout(limit, drained).await.is_err() {
             tracing::warn!(?limit, "connections were cut off: they did not end in time");
+        }
+        match tokio::time::timeout(FOLLOWERS_MAX, followers).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => tracing::error!("the followers did not end in time"),
         }
         let engine = Arc::clone(&self.running.engine);
         let stopped = tokio::task::spawn_blocking(move || engine.stop());
@@ -167,6 +186,8 @@ impl Node {
     }
 }
 
+/// Time for what followers have under way, beyond that of the connections.
+const FOLLOWERS_MAX: Duration = Duration::from_secs(2);
 /// Time for saving the cache's index.
 const SAVE_MAX: Duration = Duration::from_secs(3);
 

@@ -10,6 +10,7 @@ use engine::types::{BranchId, Lsn, TenantId};
 use engine::{Core, Engine, ReadError};
 
 use crate::catalog::ServerCatalog;
+use crate::follow::followers::Followers;
 use crate::pagestream::listener::PageService;
 use crate::relations::{self, ForkSize};
 
@@ -21,6 +22,8 @@ pub struct RunningServer {
     pub pages: Arc<PageService>,
     /// Names and ids.
     pub catalog: Arc<ServerCatalog>,
+    /// Branches that follow a primary.
+    pub followers: Arc<Followers>,
     /// Where core 0 listens.
     pub pages_address: SocketAddr,
     /// What is local.

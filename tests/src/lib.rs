@@ -1,11 +1,12 @@
 //! What the tests of the whole are made of: harness of black-box tests, simulation, golden files.
 //!
-//! - [`postgres`]: throw-away clusters; [`sql`]: sessions of them;
+//! - [`postgres`]: throw-away clusters; [`sql`]: sessions of them; [`work`]: one that works hard;
 //! - [`standby`]: the oracle: a stock standby that replays the same WAL; [`cluster_state`]: state that is no page, from files or
 //!   from versions; [`redo`]: deltas of tests that know no Postgres;
 //! - [`tools`]: where `tests/run` put the servers that play object stores.
 //! - [`sim`]: the deterministic simulation.
-//! - [`server`]: the program as an operator runs it; [`page_client`]: a client of the page protocol.
+//! - [`server`]: the program as an operator runs it; [`page_client`]: a client of the page protocol; [`served`]: what is
+//!   served, judged by a standby's files.
 //! - [`object_contract`]: what every object store must do; [`stores`]: servers that play them; [`gcs_stub`];
 //! - [`store_proxy`]: holds a request on its way to them.
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ pub mod object_contract;
 pub mod page_client;
 pub mod postgres;
 pub mod redo;
+pub mod served;
 pub mod server;
 pub mod sim;
 pub mod sql;
@@ -24,3 +26,4 @@ pub mod standby;
 pub mod store_proxy;
 pub mod stores;
 pub mod tools;
+pub mod work;

@@ -62,10 +62,15 @@ impl Backup {
     /// # Panics
     /// `tar` fails.
     pub fn of_tars(cluster: &TestCluster, tars: &Path) -> Backup {
-        let data = cluster
-            .make_folder("standby")
-            .expect("a folder")
-            .join("data");
+        Backup::named("standby", cluster, tars)
+    }
+
+    /// The same in a folder of this name.
+    ///
+    /// # Panics
+    /// As [`of_tars`](Self::of_tars).
+    pub fn named(name: &str, cluster: &TestCluster, tars: &Path) -> Backup {
+        let data = cluster.make_folder(name).expect("a folder").join("data");
         fs::create_dir(&data).expect("a new folder");
         for (archive, folder) in [
             ("base.tar", data.clone()),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use engine::catalog::InlineCpu;
-use engine::ingest::{Ingest, IngestConfig, IngestError};
+use engine::ingest::{Flusher, IngestConfig, IngestError, VersionWriter, WalReplay, WalStore};
 use engine::layer::Value;
 use engine::types::{BranchId, Key, Lsn, TenantId};
 use engine::{Core, Engine, ReadError};
@@ -50,13 +50,13 @@ fn draw(random: &mut ChaCha8Rng, lsns: std::ops::Range<u64>, known: &mut Version
     fresh
 }
 
-fn put_all(ingest: &mut Ingest<Arc<Engine>>, versions: &Versions) {
+fn put_all(writer: &mut Writer, versions: &Versions) {
     for ((key, lsn), (is_image, bytes)) in versions {
         let value = match is_image {
             true => Value::Image(bytes),
             false => Value::Delta(bytes),
         };
-        ingest.versions.put(*key, *lsn, value);
+        writer.versions.put(*key, *lsn, value);
     }
 }
 
@@ -94,12 +94,37 @@ async fn judge(
     }
 }
 
-async fn drain(ingest: &mut Ingest<Arc<Engine>>) -> Vec<(Lsn, Vec<u8>)> {
+/// The stored WAL that is not empty, and the writer of what comes behind it.
+async fn drain(mut replay: WalReplay) -> (Vec<(u64, Vec<u8>)>, WalStore) {
     let mut pieces = Vec::new();
-    while let Some(piece) = ingest.replay.next().await.expect("a piece") {
-        pieces.push((piece.start, piece.bytes));
+    while let Some(piece) = replay.next().await.expect("a piece") {
+        if !piece.bytes.is_empty() {
+            pieces.push((piece.start.0, piece.bytes));
+        }
     }
-    pieces
+    (pieces, replay.into_store(Lsn(96)))
+}
+
+/// All of an ingest that the tests use.
+struct Writer {
+    versions: VersionWriter<Arc<Engine>>,
+    flusher: Flusher<Arc<Engine>>,
+    wal: WalStore,
+    pieces: Vec<(u64, Vec<u8>)>,
+    durable: Lsn,
+}
+
+async fn open(running: &RunningEngine, place: (TenantId, BranchId)) -> Writer {
+    let ingest = running.engine.ingest(place, IngestConfig::default()).await;
+    let ingest = ingest.expect("a claim");
+    let (pieces, wal) = drain(ingest.replay).await;
+    Writer {
+        versions: ingest.versions,
+        flusher: ingest.flusher,
+        wal,
+        pieces,
+        durable: ingest.facts.last_lsn,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,59 +142,48 @@ async fn what_comes_in_is_read_at_every_lsn_from_memory_and_from_layers() {
     let mut running = site.start(2, |_| {});
     let mut last = 100;
     for restart in 0..3 {
-        let config = IngestConfig::default();
-        let mut ingest = running.engine.ingest(place, config).await.expect("a claim");
-        assert_eq!(ingest.facts.last_lsn, Lsn(last), "all of it was flushed");
-        drain(&mut ingest).await;
+        let mut writer = open(&running, place).await;
+        assert_eq!(writer.durable, Lsn(last), "all of it was flushed");
         for round in 0..4 {
             let from = last + 1;
             last = from + 20;
             let fresh = draw(&mut random, from..last + 1, &mut known);
-            put_all(&mut ingest, &fresh);
+            put_all(&mut writer, &fresh);
             judge(&running, place, &known, &[from - 1]).await;
-            ingest.versions.advance(Lsn(last)).await.expect("cores");
+            writer.versions.advance(Lsn(last)).await.expect("cores");
             judge(&running, place, &known, &[101, from, last - 3, last]).await;
-            let frozen = ingest.versions.freeze().await.expect("cores");
+            let frozen = writer.versions.freeze().await.expect("cores");
             assert_eq!((frozen.lsn(), frozen.bytes() > 0), (Lsn(last), true));
             judge(&running, place, &known, &[from - 1, last]).await;
             if round % 2 == 0 {
                 // More comes in while it is flushed.
                 let fresh = draw(&mut random, last + 1..last + 4, &mut known);
                 last += 3;
-                put_all(&mut ingest, &fresh);
-                ingest.versions.advance(Lsn(last)).await.expect("cores");
+                put_all(&mut writer, &fresh);
+                writer.versions.advance(Lsn(last)).await.expect("cores");
             }
-            let wal = engine::manifest::WalPosition {
-                piece: 0,
-                lsn: frozen.lsn(),
-            };
-            let durable = frozen.lsn();
-            let flushed = ingest.flusher.flush(frozen, wal, &InlineCpu).await;
+            let (durable, wal) = (frozen.lsn(), writer.wal.position(frozen.lsn()));
+            let flushed = writer.flusher.flush(frozen, wal, &InlineCpu).await;
             let flushed = flushed.expect("a flush");
             assert_eq!((flushed.durable_lsn, flushed.layers), (durable, 1));
             judge(&running, place, &known, &[101, from, last - 1, last]).await;
         }
-        assert_eq!(ingest.versions.last_lsn(), Lsn(last));
-        // Another ingest of the same process finds what is in memory only.
-        let config = IngestConfig::default();
-        let again = running.engine.ingest(place, config).await;
-        let mut again = again.expect("a claim");
-        drain(&mut again).await;
+        assert_eq!(writer.versions.last_lsn(), Lsn(last));
+        // Another ingest of the same process goes on finding what is in memory only.
+        let fresh = draw(&mut random, last + 1..last + 9, &mut known);
+        last += 8;
+        put_all(&mut writer, &fresh);
+        writer.versions.advance(Lsn(last)).await.expect("cores");
+        let mut again = open(&running, place).await;
         judge(&running, place, &known, &[101, last]).await;
-        if restart == 2 {
-            break;
-        }
-        let wal = engine::manifest::WalPosition {
-            piece: 0,
-            lsn: Lsn(last),
-        };
-        // What is above the manifest's last LSN comes again from the WAL, as the same versions.
-        let after = again.facts.last_lsn;
+        // It comes again from the WAL, as the same versions.
         let mut rest = known.clone();
-        rest.retain(|(_, lsn), _| *lsn > after);
+        rest.retain(|(_, lsn), _| *lsn > again.durable);
+        assert!(!rest.is_empty());
         put_all(&mut again, &rest);
         again.versions.advance(Lsn(last)).await.expect("cores");
         let frozen = again.versions.freeze().await.expect("cores");
+        let wal = again.wal.position(frozen.lsn());
         let flushed = again.flusher.flush(frozen, wal, &InlineCpu).await;
         assert_eq!(flushed.expect("a flush").durable_lsn, Lsn(last));
         running.stop();
@@ -187,43 +201,31 @@ async fn stored_wal_comes_back_to_the_next_writer_and_the_one_before_is_fenced()
         .await;
     let place = (site.tenant, branch);
     let running = site.start(1, |_| {});
-    let open = || running.engine.ingest(place, IngestConfig::default());
 
-    let mut first = open().await.expect("a claim");
-    assert_eq!(drain(&mut first).await, []);
-    let mut wal = first.replay.into_store(Lsn(96));
-    wal.put(Lsn(96), b"first piece").await.expect("stored");
-    wal.put(Lsn(107), b"second").await.expect("stored");
-    let gap = wal.put(Lsn(200), b"no").await;
+    let mut first = open(&running, place).await;
+    assert_eq!(first.pieces, []);
+    first
+        .wal
+        .put(Lsn(96), b"first piece")
+        .await
+        .expect("stored");
+    first.wal.put(Lsn(107), b"second").await.expect("stored");
+    let gap = first.wal.put(Lsn(200), b"no").await;
     assert!(matches!(gap, Err(IngestError::WalGap { .. })), "{gap:?}");
-    assert_eq!(wal.position(Lsn(96)).piece, 0);
-    assert_eq!(
-        wal.position(Lsn(106)).piece + 1,
-        wal.position(Lsn(107)).piece
-    );
-    assert_eq!(
-        wal.position(Lsn(113)).piece,
-        wal.position(Lsn(107)).piece + 1
-    );
+    let begins = |lsn| first.wal.position(Lsn(lsn)).lsn.0;
+    let wanted = [96, 96, 96, 107, 107, 113, 113];
+    assert_eq!([90, 96, 106, 107, 112, 113, 200].map(begins), wanted);
 
-    let mut second = open().await.expect("a claim");
-    let pieces = drain(&mut second).await;
-    let wanted = [
-        (Lsn(96), b"first piece".to_vec()),
-        (Lsn(107), b"second".to_vec()),
-    ];
-    let pieces: Vec<_> = pieces
-        .into_iter()
-        .filter(|(_, bytes)| !bytes.is_empty())
-        .collect();
-    assert_eq!(pieces, wanted);
-    let fenced = wal.put(Lsn(113), b"too late").await;
+    let mut second = open(&running, place).await;
+    let wanted = [(96, b"first piece".to_vec()), (107, b"second".to_vec())];
+    assert_eq!(second.pieces, wanted);
+    let fenced = first.wal.put(Lsn(113), b"too late").await;
     assert!(
         matches!(fenced, Err(IngestError::Fenced { .. })),
         "{fenced:?}"
     );
     let frozen = first.versions.freeze().await.expect("cores");
-    let position = wal.position(Lsn(107));
+    let position = first.wal.position(Lsn(107));
     let fenced = first.flusher.flush(frozen, position, &InlineCpu).await;
     assert!(
         matches!(fenced, Err(IngestError::Fenced { .. })),
@@ -231,24 +233,15 @@ async fn stored_wal_comes_back_to_the_next_writer_and_the_one_before_is_fenced()
     );
 
     // A flush says from where on WAL is needed.
-    let mut wal = second.replay.into_store(Lsn(96));
-    wal.put(Lsn(113), b"third").await.expect("stored");
+    second.wal.put(Lsn(113), b"third").await.expect("stored");
     second.versions.advance(Lsn(110)).await.expect("cores");
     let frozen = second.versions.freeze().await.expect("cores");
-    let position = wal.position(Lsn(110));
-    second
-        .flusher
-        .flush(frozen, position, &InlineCpu)
-        .await
-        .expect("a flush");
-    let mut third = open().await.expect("a claim");
-    assert_eq!(third.facts.last_lsn, Lsn(110));
-    let pieces = drain(&mut third).await;
-    let starts: Vec<_> = pieces
-        .iter()
-        .filter(|(_, bytes)| !bytes.is_empty())
-        .map(|(start, _)| start.0)
-        .collect();
+    let position = second.wal.position(Lsn(110));
+    let flushed = second.flusher.flush(frozen, position, &InlineCpu).await;
+    assert_eq!(flushed.expect("a flush").durable_lsn, Lsn(110));
+    let third = open(&running, place).await;
+    assert_eq!(third.durable, Lsn(110));
+    let starts: Vec<_> = third.pieces.iter().map(|(start, _)| *start).collect();
     assert_eq!(starts, [107, 113]);
     running.stop();
 }

@@ -3,6 +3,10 @@
 //!
 //! The disk makes a name durable only with its directory. It does not lie about syncs and loses no write: no log
 //! survives that.
+#![expect(
+    clippy::await_holding_refcell_ref,
+    reason = "nobody else uses the model while what a start found is judged"
+)]
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -209,10 +213,6 @@ async fn process(
             }
         }
     };
-    #[expect(
-        clippy::await_holding_refcell_ref,
-        reason = "nobody else uses the model while a start is judged"
-    )]
     model.borrow_mut().judge(wal.end(), &recovered).await;
     loop {
         match rng.below(40) {
@@ -329,7 +329,7 @@ fn simulate(seed: u64) -> Counts {
     let main = async move {
         for epoch in 1..=10 {
             // Half of the seeds have a disk that never refuses.
-            if seed % 2 == 0 {
+            if seed.is_multiple_of(2) {
                 disk.set_faults(faults);
             }
             let running = clock.process();
@@ -353,18 +353,13 @@ fn simulate(seed: u64) -> Counts {
         disk.set_faults(DiskFaults::default());
         let opened = LocalWal::open(disk, Path::new(DIR), OWNER, 11, keys, WalConfig::tiny());
         let (wal, recovered) = opened.await.expect("nothing is damaged");
-        #[expect(
-            clippy::await_holding_refcell_ref,
-            reason = "every process is dead: nobody else uses the model"
-        )]
         model.borrow_mut().judge(wal.end(), &recovered).await;
     };
     simulator
         .run(main)
         .unwrap_or_else(|stuck| panic!("seed {seed}: {stuck}"));
     simulator.shut_down();
-    let counts = result.borrow().counts;
-    counts
+    result.borrow().counts
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::{Deref, Range};
 use std::rc::Rc;
 
+use crate::io::aligned_buffer::{AlignedBuffer, BUFFER_ALIGN_BYTES};
 use crate::io::disk::{Disk, DiskError, DiskFile};
 
 use super::extent_id::ExtentId;
@@ -134,6 +135,18 @@ impl<D: Disk> FillTicket<D> {
     /// Bytes of the extent.
     pub fn extent_bytes(&self) -> u32 {
         self.extent_bytes
+    }
+
+    /// Writes the extent, whole, by this core's own disk; it may be found once [`filled`](super::ShardCache::filled) says so.
+    ///
+    /// # Cancellation
+    /// The write goes on: the ticket has to be dropped then.
+    pub async fn write(&self, extent: &[u8]) -> Result<(), DiskError> {
+        let mut buffer = AlignedBuffer::zeroed(extent.len().next_multiple_of(BUFFER_ALIGN_BYTES));
+        buffer[..extent.len()].copy_from_slice(extent);
+        let file = Rc::clone(self.shared.file(self.file_number));
+        file.write_at(self.at, buffer).await?;
+        Ok(())
     }
 }
 

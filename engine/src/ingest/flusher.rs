@@ -21,6 +21,8 @@ pub struct Flusher<C> {
     pub(super) branches: Arc<SharedBranches>,
     pub(super) shared: Arc<SharedBranch>,
     pub(super) cores: C,
+    /// Set while a flush is at work; found set by the next one, that one did not come to a good end.
+    pub(super) broken: bool,
 }
 
 /// What a flush wrote.
@@ -55,6 +57,10 @@ impl<C: OnCores> Flusher<C> {
         wal: WalPosition,
         cpu: &Cp,
     ) -> Result<Flushed, IngestError> {
+        let branch = self.layers.names.branch();
+        if std::mem::replace(&mut self.broken, true) {
+            return Err(IngestError::Broken { branch });
+        }
         let stored = self.store(&frozen, cpu).await?;
         let added: Vec<LayerSection> = stored
             .iter()
@@ -72,6 +78,7 @@ impl<C: OnCores> Flusher<C> {
             .iter()
             .map(|layer| self.open_layer(layer))
             .collect::<Result<Vec<_>, _>>()?;
+        self.fill_caches(&opened, &stored).await?;
         let flushed = Flushed {
             durable_lsn: frozen.lsn,
             layers: stored.len() as u64,
@@ -87,6 +94,7 @@ impl<C: OnCores> Flusher<C> {
             is_flush: true,
         })
         .await?;
+        self.broken = false;
         Ok(flushed)
     }
 
@@ -126,6 +134,26 @@ impl<C: OnCores> Flusher<C> {
         let index = LayerIndex::open(key.opener(), &id, sealed, summary.index.start)?;
         let path = names::layer(id.tenant, id.object);
         Ok(Arc::new(OpenLayer::new(id, path.into(), index, key)))
+    }
+
+    /// Puts layers that were just written into the caches of the cores.
+    async fn fill_caches(
+        &self,
+        opened: &[Arc<OpenLayer>],
+        stored: &[StoredLayer],
+    ) -> Result<(), IngestError> {
+        for (layer, stored) in opened.iter().zip(stored) {
+            let filling = (0..self.cores.count()).map(|core| {
+                let (layer, object) = (Arc::clone(layer), stored.sealed.bytes.clone());
+                self.cores
+                    .on_core(core, async move |shard: Shard<C::Platform>| {
+                        shard.fill(&layer, &object).await;
+                    })
+            });
+            let done: Option<Vec<()>> = join_all(filling).await.into_iter().collect();
+            done.ok_or(IngestError::CoreStopped)?;
+        }
+        Ok(())
     }
 
     /// Shows the last commit to all readers of this process.

@@ -18,7 +18,8 @@ use crate::layer::LayerConfig;
 use crate::manifest::{BranchFacts, KeyTables, ManifestLog, WriterNames};
 use crate::shard::{Shard, SharedBranches};
 use crate::store::StoreClient;
-use crate::types::{BranchId, TenantId};
+use crate::types::{BranchId, Lsn, TenantId};
+use crate::wal::{DekError, WalDeks};
 
 /// Settings of an ingest.
 #[derive(Clone, Debug)]
@@ -79,10 +80,20 @@ impl IngestKeys {
     }
 }
 
+impl WalDeks for IngestKeys {
+    async fn next_dek(&self) -> Result<(DekId, Arc<Dek>), DekError> {
+        Ok(self.next().await?)
+    }
+
+    async fn dek(&self, id: DekId) -> Result<Arc<Dek>, DekError> {
+        Ok(self.open(id).await?)
+    }
+}
+
 /// Claims the next epoch of a branch and opens it on all cores. Whoever wrote it before is fenced when this returns.
 ///
 /// A former ingest of this process may have left versions in memory that are in no layer: readers go on finding them, and
-/// they are flushed with what comes.
+/// they are flushed with what comes; unless somebody else wrote the branch in between.
 ///
 /// # Errors
 /// Of catalog, store and keys; [`IngestError::Open`] where it can't be read.
@@ -103,12 +114,17 @@ pub async fn open<C: OnCores>(
     let owner = (tenant, branch);
     let number = branches.open(owner, clock, config.open_deadline).await?;
     let shared = branches.get(number);
-    // It may have been open since before somebody else wrote it.
-    let manifest = shared.manifest().with_state(log.state().clone());
-    shared.set_manifest(Arc::new(manifest));
+    // It may have been open since before somebody else wrote it: then what is in memory is not what came of it.
+    let before = shared.manifest();
+    let is_ours = before.facts().epoch + 1 >= facts.epoch;
+    shared.set_manifest(Arc::new(before.with_state(log.state().clone())));
+    let above = if is_ours { facts.last_lsn } else { Lsn::MAX };
+    if !is_ours {
+        shared.go_back_to(facts.last_lsn);
+    }
     let reopening = (0..cores.count()).map(|core| {
         cores.on_core(core, async move |shard: Shard<C::Platform>| {
-            shard.reopen(number);
+            shard.reopen(number, above);
         })
     });
     let reopened: Option<Vec<()>> = join_all(reopening).await.into_iter().collect();
@@ -151,6 +167,7 @@ pub async fn open<C: OnCores>(
             branches: Arc::clone(branches),
             shared,
             cores,
+            broken: false,
         },
         replay,
         keys: IngestKeys {

@@ -72,6 +72,11 @@ impl WalReplay {
     }
 
     fn accept(&mut self, piece: WalPiece) -> Result<WalPiece, IngestError> {
+        if piece.epoch > self.epoch {
+            // Somebody claimed the branch after us.
+            let branch = self.owner.1;
+            return Err(IngestError::Fenced { branch });
+        }
         if let Some(wanted) = self.end.filter(|end| *end != piece.start) {
             return Err(IngestError::WalGap {
                 branch: self.owner.1,

@@ -73,7 +73,7 @@ impl WalStore {
     pub fn position(&self, lsn: Lsn) -> WalPosition {
         let next = (self.next, self.end);
         let known = self.pieces.iter().chain([&next]);
-        let holder = known.clone().filter(|(_, start)| *start <= lsn).last();
+        let holder = known.clone().rfind(|(_, start)| *start <= lsn);
         let oldest = self.pieces.front().unwrap_or(&next);
         let (piece, lsn) = *holder.unwrap_or(oldest);
         WalPosition { piece, lsn }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use super::entry::{self, BaseBackup, Creation, Edit, Entry, RemovedLayer, TimelineSpan, WalPosition};
+use super::entry::{
+    self, BaseBackup, Creation, Edit, Entry, RemovedLayer, TimelineSpan, WalPosition,
+};
 use super::section::LayerSection;
 use super::snapshot::{NodeRef, SnapshotObjectWriter, SnapshotRoot, open_node};
 use super::snapshot_scrub::SnapshotScrubber;
@@ -139,7 +141,11 @@ fn manifest_entries_of_version_1() {
         unreachable!("an edit")
     };
     edit.wal = Some(wal_position());
-    check_entry("manifest_entry/v1-flush.bin", 3, &Entry::Edit { epoch, edit });
+    check_entry(
+        "manifest_entry/v1-flush.bin",
+        3,
+        &Entry::Edit { epoch, edit },
+    );
 }
 
 #[test]
@@ -172,7 +178,11 @@ fn snapshots_of_version_1() {
     root.facts.layer_bytes = 1100;
     root.objects = vec![about];
     root.nodes = nodes;
-    check_entry("manifest_entry/v1-snapshot.bin", 64, &Entry::Snapshot(root.clone()));
+    check_entry(
+        "manifest_entry/v1-snapshot.bin",
+        64,
+        &Entry::Snapshot(root.clone()),
+    );
     root.facts.wal = Some(wal_position());
     let snapshot = Entry::Snapshot(root);
     check_entry("manifest_entry/v1-snapshot_with_wal.bin", 128, &snapshot);

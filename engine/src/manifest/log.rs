@@ -66,6 +66,11 @@ impl<O: Objects> WriterNames<O> {
         Ok((object, id, dek))
     }
 
+    /// Whose objects.
+    pub(crate) fn branch(&self) -> BranchId {
+        self.branch
+    }
+
     /// A key for an object that has another name.
     pub(crate) async fn next_dek(&self) -> Result<(DekId, Arc<Dek>), ManifestError> {
         self.deks.lock().await.next().await

@@ -41,6 +41,15 @@ impl VersionBatch {
         self.values.extend_from_slice(bytes);
     }
 
+    /// Keys, kinds and values, in the order in which they were pushed.
+    pub(super) fn values(&self) -> impl Iterator<Item = (Key, ValueKind, &[u8])> {
+        self.versions.iter().map(|version| {
+            let at = version.at as usize;
+            let value = &self.values[at..at + version.len as usize];
+            (version.key, version.kind, value)
+        })
+    }
+
     /// Its values, one behind the other, and its versions.
     pub(super) fn into_parts(self) -> (Vec<u8>, Vec<BatchedVersion>) {
         (self.values, self.versions)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{VERSION_BYTES, VersionBatch};
-use crate::layer::ValueKind;
+use crate::layer::{Value, ValueKind};
 use crate::types::{Key, Lsn};
 
 /// Where a value is.
@@ -50,16 +50,23 @@ impl MemoryLayer {
         }
     }
 
-    /// Takes all versions of another one, which stay in their buffers.
-    pub(crate) fn absorb(&mut self, other: &MemoryLayer) {
-        let first = u32::try_from(self.batches.len()).expect("batches are few");
-        self.batches.extend_from_slice(&other.batches);
-        self.value_bytes += other.value_bytes;
-        let moved = other.versions.iter().map(|(version, place)| {
-            let batch = first + place.batch;
-            (*version, ValuePlace { batch, ..*place })
-        });
-        self.versions.extend(moved);
+    /// Puts an image in the place of a delta with its key and LSN; whether there was one.
+    pub(crate) fn replace_by_image(&mut self, key: &Key, lsn: Lsn, image: &[u8]) -> bool {
+        let Some(place) = self.versions.get_mut(&(*key, lsn)) else {
+            return false;
+        };
+        if place.kind == ValueKind::Image {
+            return false;
+        }
+        *place = ValuePlace {
+            batch: u32::try_from(self.batches.len()).expect("batches are few"),
+            at: 0,
+            len: u32::try_from(image.len()).expect("an image is at most a page"),
+            kind: ValueKind::Image,
+        };
+        self.value_bytes += image.len();
+        self.batches.push(Arc::new(image.to_vec()));
+        true
     }
 
     /// Whether it has no versions.
@@ -134,4 +141,14 @@ pub(crate) struct SharedVersion<'a> {
     /// Where the value begins in it.
     pub(crate) at: usize,
     pub(crate) value: &'a [u8],
+}
+
+impl<'a> SharedVersion<'a> {
+    /// As it was put.
+    pub(crate) fn as_value(&self) -> Value<'a> {
+        match self.kind {
+            ValueKind::Image => Value::Image(self.value),
+            ValueKind::Delta => Value::Delta(self.value),
+        }
+    }
 }

@@ -30,6 +30,19 @@ impl MemoryLayers {
         self.active.bytes() + frozen.sum::<usize>()
     }
 
+    /// Puts an image in the place of a delta of the active one; whether there was such a delta.
+    pub(crate) fn replace_by_image(&mut self, key: &Key, lsn: Lsn, image: &[u8]) -> bool {
+        self.active.replace_by_image(key, lsn, image)
+    }
+
+    /// The newest version of a key in the active one.
+    pub(crate) fn newest_active(&self, key: &Key) -> Option<Lsn> {
+        self.active
+            .back_from(key, Lsn::MAX)
+            .next()
+            .map(|version| version.lsn)
+    }
+
     /// Freezes the active one and begins another.
     pub(crate) fn freeze(&mut self) -> Arc<MemoryLayer> {
         let frozen = Arc::new(std::mem::take(&mut self.active));
@@ -37,13 +50,21 @@ impl MemoryLayers {
         frozen
     }
 
-    /// Makes frozen ones active again: nobody is sealing them any more.
-    pub(crate) fn thaw(&mut self) {
+    /// Makes one active layer of all that is above an LSN: nobody is sealing the frozen ones any more, and what is at or below
+    /// is in layers. Values are copied, so that buffers of which little is left go.
+    pub(crate) fn thaw(&mut self, above: Lsn) {
         let frozen = std::mem::take(&mut self.frozen);
         let active = std::mem::take(&mut self.active);
+        let mut batch = VersionBatch::default();
         for layer in frozen.iter().map(AsRef::as_ref).chain([&active]) {
-            self.active.absorb(layer);
+            for version in layer.versions().filter(|version| version.lsn > above) {
+                batch.push(version.key, version.lsn, version.as_value());
+                if batch.bytes() >= THAWED_BYTES {
+                    self.active.take(std::mem::take(&mut batch));
+                }
+            }
         }
+        self.active.take(batch);
     }
 
     /// Lets go of the oldest frozen one: a layer has its versions.
@@ -73,6 +94,9 @@ impl MemoryLayers {
         }
     }
 }
+
+/// Versions that are copied into one buffer when layers are thawed.
+const THAWED_BYTES: usize = 16 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -116,6 +140,32 @@ mod tests {
         assert!(layers.bytes() > layers.active_bytes());
         layers.drop_oldest_frozen();
         assert_eq!(lsns(&layers, 1, 99), [40, 30]);
+    }
+
+    #[test]
+    fn thawed_layers_are_one_without_what_is_in_layers() {
+        let mut layers = MemoryLayers::default();
+        layers.take(batch(&[
+            (1, 10, Value::Image(b"a")),
+            (1, 20, Value::Delta(b"b")),
+        ]));
+        layers.freeze();
+        layers.take(batch(&[(1, 30, Value::Delta(b"c"))]));
+        layers.thaw(Lsn(10));
+        assert_eq!(lsns(&layers, 1, 99), [30, 20]);
+        assert_eq!(layers.bytes(), layers.active_bytes());
+        let bytes = layers.bytes();
+        for _ in 0..3 {
+            // The same versions come again: what they replace does not stay for ever.
+            layers.take(batch(&[
+                (1, 20, Value::Delta(b"b")),
+                (1, 30, Value::Delta(b"c")),
+            ]));
+            layers.thaw(Lsn(10));
+        }
+        assert_eq!(layers.bytes(), bytes);
+        layers.thaw(Lsn::MAX);
+        assert_eq!(lsns(&layers, 1, 99), [] as [u64; 0]);
     }
 
     #[test]

@@ -7,10 +7,12 @@
 //! Values stay in the buffers they came in; what is added per version is a place in a tree, about 100 bytes.
 
 mod batch;
+mod chains;
 mod layer;
 mod layers;
 
 pub use batch::VersionBatch;
+pub(crate) use chains::{ChainBounds, Chains};
 pub use layer::MemoryLayer;
 pub(crate) use layer::MemoryVersion;
 pub(crate) use layers::MemoryLayers;

@@ -72,6 +72,11 @@ impl SharedBranch {
         Lsn(self.last_lsn.load(Ordering::Acquire))
     }
 
+    /// Shows nothing above `lsn` any more: somebody else wrote the branch, and what was above is not what came of it.
+    pub(crate) fn go_back_to(&self, lsn: Lsn) {
+        self.last_lsn.store(lsn.0, Ordering::Release);
+    }
+
     /// Shows everything up to `lsn`, which all cores have.
     pub(crate) fn advance(&self, lsn: Lsn) {
         self.last_lsn.fetch_max(lsn.0, Ordering::AcqRel);

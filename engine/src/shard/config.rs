@@ -19,6 +19,10 @@ pub struct ShardConfig {
     pub deltas_max: usize,
     /// Bytes of deltas replayed for one read; they are all in memory meanwhile. Range 8 KiB..=64 MiB. Default 1 MiB.
     pub delta_bytes_max: usize,
+    /// Deltas of a value after which it gets a new image while it is written. Range 1..=`deltas_max` / 4. Default 128.
+    pub image_after_deltas: u32,
+    /// The same in bytes of deltas. Range 1 KiB..=`delta_bytes_max` / 4. Default 32 KiB.
+    pub image_after_bytes: u32,
     /// Longest wait for a branch to be opened, from when the first asked for it: the manifests and keys of it and of its
     /// ancestors. Range 1 ms..=1 h. Default 30 s.
     pub open_deadline: Duration,
@@ -34,6 +38,8 @@ impl Default for ShardConfig {
             ram_bytes_max: 0,
             deltas_max: 1024,
             delta_bytes_max: 1 << 20,
+            image_after_deltas: 128,
+            image_after_bytes: 32 << 10,
             open_deadline: Duration::from_secs(30),
         }
     }
@@ -50,6 +56,8 @@ impl ShardConfig {
             ram_bytes_max: 16 * 8192,
             deltas_max: 64,
             delta_bytes_max: 64 << 10,
+            image_after_deltas: 8,
+            image_after_bytes: 1 << 10,
             open_deadline: Duration::from_secs(5),
         }
     }
@@ -73,6 +81,18 @@ impl ShardConfig {
                 self.delta_bytes_max as u64,
                 8 << 10,
                 64 << 20,
+            ),
+            (
+                "image_after_deltas",
+                self.image_after_deltas.into(),
+                1,
+                (self.deltas_max as u64 / 4).max(1),
+            ),
+            (
+                "image_after_bytes",
+                self.image_after_bytes.into(),
+                1 << 10,
+                (self.delta_bytes_max as u64 / 4).max(1 << 10),
             ),
         ];
         let outside = checks
@@ -108,8 +128,10 @@ mod tests {
             ram_bytes_max: usize::MAX,
             deltas_max: 0,
             delta_bytes_max: 0,
+            image_after_deltas: 0,
+            image_after_bytes: 0,
             open_deadline: Duration::ZERO,
         };
-        assert_eq!(wrong.problems().len(), 8);
+        assert_eq!(wrong.problems().len(), 10);
     }
 }

@@ -28,9 +28,17 @@ use super::{Platform, ShardState};
 /// Deltas of one value, in the order in which they were found.
 pub(super) struct DeltaChain {
     redo: Arc<dyn Redo>,
+    limits: ChainLimits,
     bytes: Vec<u8>,
     deltas: Vec<(Lsn, Range<usize>)>,
     floor: Floor,
+}
+
+/// How long a chain may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ChainLimits {
+    pub(super) deltas: usize,
+    pub(super) bytes: usize,
 }
 
 /// Below which version nothing matters.
@@ -64,9 +72,10 @@ impl Floor {
 }
 
 impl DeltaChain {
-    fn new(redo: Arc<dyn Redo>) -> DeltaChain {
+    fn new(redo: Arc<dyn Redo>, limits: ChainLimits) -> DeltaChain {
         DeltaChain {
             redo,
+            limits,
             bytes: Vec::new(),
             deltas: Vec::new(),
             floor: Floor::None,
@@ -118,6 +127,18 @@ impl DeltaChain {
         self.bytes = bytes;
     }
 
+    fn check_bounds(&self, at: Lsn) -> Result<(), ReadError> {
+        let ChainLimits { deltas, bytes } = self.limits;
+        if self.deltas.len() > deltas || self.bytes.len() > bytes {
+            return Err(ReadError::ChainTooLong {
+                at,
+                deltas_max: deltas,
+                bytes_max: bytes,
+            });
+        }
+        Ok(())
+    }
+
     /// Applies all of it to the front of `page`, which holds the image if that is the floor.
     fn apply(&mut self, key: &Key, page: &mut Page) -> Result<Found, ReadError> {
         if !planted(PlantedBug::DeltasNotSorted) {
@@ -162,16 +183,23 @@ impl DeltaChain {
 }
 
 impl<P: Platform> ShardState<P> {
+    /// How long the chains of reads may be.
+    pub(super) fn read_limits(&self) -> ChainLimits {
+        ChainLimits {
+            deltas: self.config.deltas_max,
+            bytes: self.config.delta_bytes_max,
+        }
+    }
+
     /// Makes the value of `key` at `at` of its versions in `branch` and its ancestors, in `page`.
     pub(super) async fn replay(
         self: &Rc<Self>,
-        branch: Rc<BranchOnCore>,
-        key: &Key,
-        at: Lsn,
+        (branch, key, at): (Rc<BranchOnCore>, &Key, Lsn),
         page: &mut Page,
         patience: Patience,
+        limits: ChainLimits,
     ) -> Result<Found, Stop> {
-        let chain = RefCell::new(DeltaChain::new(Arc::clone(&self.redo)));
+        let chain = RefCell::new(DeltaChain::new(Arc::clone(&self.redo), limits));
         let mut other = self.pool.take();
         let pages = (&mut *page, &mut other);
         let collected = self.collect(branch, key, at, pages, &chain, patience).await;
@@ -202,7 +230,7 @@ impl<P: Platform> ShardState<P> {
             {
                 let mut chain = chain.borrow_mut();
                 chain.take_from_memory(&branch, key, at_most, page);
-                self.check_bounds(&chain, at)?;
+                chain.check_bounds(at)?;
             }
             let sections = self.sections(&branch, partition, patience).await?;
             for section in sections.candidates(key, at_most) {
@@ -221,7 +249,7 @@ impl<P: Platform> ShardState<P> {
                         std::mem::swap(page, other);
                         chain.raise(Floor::Image(found.version, found.len));
                     }
-                    self.check_bounds(&chain, at)?;
+                    chain.check_bounds(at)?;
                     if found.version <= chain.floor.version() {
                         break;
                     }
@@ -266,17 +294,5 @@ impl<P: Platform> ShardState<P> {
             }
         }
         Ok(None)
-    }
-
-    fn check_bounds(&self, chain: &DeltaChain, at: Lsn) -> Result<(), ReadError> {
-        let (deltas_max, bytes_max) = (self.config.deltas_max, self.config.delta_bytes_max);
-        if chain.deltas.len() > deltas_max || chain.bytes.len() > bytes_max {
-            return Err(ReadError::ChainTooLong {
-                at,
-                deltas_max,
-                bytes_max,
-            });
-        }
-        Ok(())
     }
 }

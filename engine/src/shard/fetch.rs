@@ -244,7 +244,7 @@ pub(super) fn store_error(layer: &LayerOnCore, error: StoreError) -> ReadError {
 }
 
 /// Judges a whole extent by its own checksum; its number is in its header.
-fn verify_extent(extent: &[u8]) -> Option<u32> {
+pub(super) fn verify_extent(extent: &[u8]) -> Option<u32> {
     let number = extent
         .get(EXTENT_NO_AT..EXTENT_NO_AT + 4)?
         .try_into()

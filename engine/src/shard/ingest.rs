@@ -11,6 +11,7 @@ use crate::manifest::{LayerSection, RemovedLayer};
 use crate::memory::{MemoryLayer, VersionBatch};
 use crate::types::{Key, Lsn};
 
+use super::fetch::verify_extent;
 use super::layers::{BranchOnCore, OpenLayer};
 use super::page_pool::Page;
 use super::read_path::Found;
@@ -33,21 +34,59 @@ impl<P: Platform> Shard<P> {
     /// Takes versions of keys that this core owns; how many bytes it has of the branch in its active memory layer then.
     pub(crate) fn take_versions(&self, branch: BranchNumber, batch: VersionBatch) -> usize {
         let branch = self.0.branch(branch);
-        let mut memory = branch.memory.borrow_mut();
-        memory.take(batch);
-        memory.active_bytes()
+        self.0.count_chains(&branch, &batch);
+        let bytes = {
+            let mut memory = branch.memory.borrow_mut();
+            memory.take(batch);
+            memory.active_bytes()
+        };
+        self.0.make_images(branch);
+        bytes
     }
 
-    /// Forgets which layers there are, since another writer may have changed them. What is in memory stays, all of it active.
-    pub(crate) fn reopen(&self, branch: BranchNumber) {
+    /// Forgets which layers there are, since another writer may have changed them. What is in memory above an LSN stays, all of
+    /// it active.
+    pub(crate) fn reopen(&self, branch: BranchNumber, above: Lsn) {
         let branch = self.0.branch(branch);
         branch.forget_sections();
-        branch.memory.borrow_mut().thaw();
+        branch.memory.borrow_mut().thaw(above);
     }
 
     /// Freezes what is in memory of the branch, which readers go on finding, and begins another memory layer.
     pub(crate) fn freeze(&self, branch: BranchNumber) -> Arc<MemoryLayer> {
         self.0.branch(branch).memory.borrow_mut().freeze()
+    }
+
+    /// Puts a layer that was just written into the cache, byte for byte as it was stored: those of its extents that this core
+    /// owns. So what was in memory is not fetched from the store when it is read next. What can't be cached is left out.
+    pub(crate) async fn fill(&self, layer: &OpenLayer, object: &[u8]) {
+        let state = &self.0;
+        for section in layer.index().sections() {
+            if usize::from(section.partition.number()) % state.mesh.cores() != state.mesh.core() {
+                continue;
+            }
+            for extent_no in section.extents.clone() {
+                let range = layer.extent_range(extent_no);
+                let narrow = |at: u64| usize::try_from(at).expect("the object is in memory");
+                let extent = &object[narrow(range.start)..narrow(range.end)];
+                let bytes = u32::try_from(extent.len()).expect("an extent fits the grid");
+                let id = layer.extent_id(extent_no);
+                let Some(ticket) = state.cache.reserve(id, section.partition, bytes) else {
+                    continue;
+                };
+                match (ticket.write(extent).await, verify_extent(extent)) {
+                    (Ok(()), Some(crc32c)) => {
+                        state.cache.filled(ticket, crc32c);
+                        state.counters.fills.add(1);
+                    }
+                    (written, _) => {
+                        let error = written.err();
+                        tracing::warn!(?error, "an extent that was just written is not cached");
+                        state.cache.abandon(ticket);
+                    }
+                }
+            }
+        }
     }
 
     /// Shows a commit to the readers of this core.

@@ -24,6 +24,7 @@ use crate::types::{Key, Lsn, ObjectId, Partition};
 
 use super::branches::{SharedBranch, manifest_error};
 use super::delta_chain::DeltaChain;
+use super::images::ImagesDue;
 use super::page_pool::Page;
 use super::read_path::{Found, Patience, Stop};
 use super::request::BranchNumber;
@@ -115,7 +116,7 @@ impl OpenLayer {
         Arc::clone(&self.path)
     }
 
-    pub(super) fn index(&self) -> &LayerIndex {
+    pub(crate) fn index(&self) -> &LayerIndex {
         &self.index
     }
 
@@ -287,6 +288,8 @@ pub(super) struct BranchOnCore {
     generation: Cell<u64>,
     /// What of it is in no layer yet, of the keys that this core owns.
     pub(super) memory: RefCell<MemoryLayers>,
+    /// Which of those want an image.
+    pub(super) images: ImagesDue,
 }
 
 impl BranchOnCore {
@@ -483,6 +486,7 @@ impl<P: Platform> ShardState<P> {
                 partitions: RefCell::default(),
                 generation: Cell::new(0),
                 memory: RefCell::default(),
+                images: ImagesDue::default(),
             })
         });
         Rc::clone(branch)

@@ -11,6 +11,7 @@ mod config;
 mod delta_chain;
 mod extent_flight;
 mod fetch;
+mod images;
 mod ingest;
 mod layers;
 mod local_event;

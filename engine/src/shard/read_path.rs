@@ -93,7 +93,8 @@ impl<P: Platform> ShardState<P> {
             match branch.newest_in_memory(key, at_most, page) {
                 Some(found) if found.kind == ValueKind::Image => return Ok(found),
                 Some(_) => {
-                    return Box::pin(self.replay(branch, key, at_most, page, patience)).await;
+                    let of = (branch, key, at_most);
+                    return Box::pin(self.replay(of, page, patience, self.read_limits())).await;
                 }
                 None => {}
             }
@@ -116,7 +117,8 @@ impl<P: Platform> ShardState<P> {
                     ValueKind::Image => Ok(found),
                     // Apart, so that reads of images stay as small as they are.
                     ValueKind::Delta => {
-                        Box::pin(self.replay(branch, key, at_most, page, patience)).await
+                        let of = (branch, key, at_most);
+                        Box::pin(self.replay(of, page, patience, self.read_limits())).await
                     }
                 };
             }

@@ -84,6 +84,8 @@ counters! {
     reads_replayed,
     /// Deltas applied by them.
     deltas_replayed,
+    /// Images made of values that were changed often.
+    images_made,
     /// Requests that came from another core.
     reads_cross_core,
     /// Reads of the device for blocks.

@@ -205,7 +205,7 @@ impl<D: Disk, K: WalDeks> LocalWal<D, K> {
             let writer = self.writer.as_mut().expect("just made, or it takes more");
             let written = writer.write_group(&self.buffer).await?;
             self.durable = writer.end();
-            self.buffer.drain(..written); if super::mutant(17) { self.buffer.clear(); }
+            self.buffer.drain(..written);
         }
         Ok(self.durable)
     }
@@ -215,11 +215,11 @@ impl<D: Disk, K: WalDeks> LocalWal<D, K> {
     /// # Errors, cancellation
     /// The rest stays for the next call.
     pub async fn trim(&mut self, below: Lsn) -> Result<(), WalError> {
-        while let Some(oldest) = self.finished.front().filter(|f| f.end <= below || super::mutant(12) && f.segment.start < below) {
+        while let Some(oldest) = self.finished.front().filter(|f| f.end <= below) {
             let removed = self.disk.remove(&oldest.segment.path).await;
             removed.map_err(|source| oldest.segment.disk_error(source))?;
             // Or else a power loss could bring back this one without the next, which looks like damage.
-            let synced = if super::mutant(8) { Ok(()) } else { self.disk.sync_dir(&self.dir).await };
+            let synced = self.disk.sync_dir(&self.dir).await;
             synced.map_err(|source| self.dir_error(source))?;
             self.finished.pop_front();
         }
@@ -290,7 +290,7 @@ impl<D: Disk, K: WalDeks> LocalWal<D, K> {
             path: id.path(&self.dir),
             source,
         })?;
-        if !super::mutant(15) { self.next_sequence += 1; }
+        self.next_sequence += 1;
         self.unmade = Some(id);
         let new = NewSegment {
             owner: self.owner,

@@ -38,7 +38,6 @@
 //! Memory: the buffer (`buffer_bytes_max`), as much again while a commit seals it, a window of 1 MiB while something is
 //! read, and about a kilobyte for each segment found by a start.
 
-pub(crate) fn mutant(n: u32) -> bool { std::env::var("WAL_MUTANT").is_ok_and(|v| v == n.to_string()) }
 mod config;
 mod deks;
 mod error;

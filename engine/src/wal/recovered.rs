@@ -115,7 +115,7 @@ impl<D: Disk> WalReader<D> {
                 self.segments.pop_front();
                 continue;
             };
-            if cursor.lsn() == *end && !super::mutant(16) {
+            if cursor.lsn() == *end {
                 self.current = None;
                 continue;
             }

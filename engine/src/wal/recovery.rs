@@ -118,7 +118,7 @@ async fn chain<D: Disk>(
             return Err(problem(next_path, RecordProblem::Misplaced));
         };
         match before.cmp(&one.segment.place.id) {
-            Ordering::Less if !super::mutant(13) => remove(disk, &one.segment.path).await?,
+            Ordering::Less => remove(disk, &one.segment.path).await?,
             Ordering::Equal => {
                 let same_timeline = one.start.timeline == next.start.timeline;
                 if end < one.start.start || next.start.goes_on && !same_timeline {
@@ -126,7 +126,7 @@ async fn chain<D: Disk>(
                 }
                 chain.push(one);
             }
-            Ordering::Less | Ordering::Greater => {
+            Ordering::Greater => {
                 return Err(WalError::Missing {
                     path: before.path(dir),
                     successor: next_path.clone(),
@@ -218,7 +218,7 @@ async fn read_header<F: DiskFile>(
 async fn find_end<F: DiskFile>(last: &Opened<F>) -> Result<Lsn, WalError> {
     let segment = &last.segment;
     // What a killed process wrote may be in the device only. What is read now will be there later.
-    let synced = if super::mutant(5) { Ok(()) } else { last.file.sync().await };
+    let synced = last.file.sync().await;
     synced.map_err(|source| segment.disk_error(source))?;
     let (file, opener) = (Rc::clone(&last.file), Rc::clone(&last.opener));
     let mut cursor = SegmentCursor::new(segment.clone(), file, opener);
@@ -231,7 +231,7 @@ async fn find_end<F: DiskFile>(last: &Opened<F>) -> Result<Lsn, WalError> {
     };
     let evidence = match cursor.durable_behind().await? {
         Some((at, durable)) => Evidence::DurableBehind { at, durable },
-        None if cut_off && !super::mutant(18) => {
+        None if cut_off => {
             info!(path = %segment.path.display(), at = cursor.at(), lsn = %cursor.lsn(), "the local WAL ends");
             return Ok(cursor.lsn());
         }

@@ -111,7 +111,6 @@ impl<F: DiskFile> SegmentCursor<F> {
             }
             times_cut_off += u32::from(self.was_cut_off().await?);
             self.window = None;
-            if super::mutant(6) { times_cut_off *= 3; break; }
         }
         Ok(Step::Broken {
             problem: last_problem.expect("it was read at least once"),
@@ -125,7 +124,7 @@ impl<F: DiskFile> SegmentCursor<F> {
         let mut at = self.at;
         while at < self.segment.segment_bytes {
             if let Ok(header) = self.open_at(at).await?
-                && (header.durable > self.lsn || super::mutant(14))
+                && header.durable > self.lsn
             {
                 return Ok(Some((at, header.durable)));
             }

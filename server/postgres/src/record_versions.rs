@@ -9,6 +9,9 @@
 //!
 //! Memory: [`ClusterState`], and the length of each fork and segment (about 100 bytes more each).
 
+use std::collections::VecDeque;
+use std::ops::Range;
+
 use engine::layer::Value;
 use engine::types::{Key, Lsn, PAGE_BYTES};
 
@@ -71,6 +74,18 @@ pub struct RecordVersions {
     lengths: Lengths,
     changed: Changed,
     stored: Vec<u8>,
+    /// Blocks that went with the last record, and whose empty values are not put yet.
+    emptied: VecDeque<Emptied>,
+}
+
+/// Blocks of a fork that went.
+#[derive(Debug)]
+struct Emptied {
+    relation: Relation,
+    fork: Fork,
+    blocks: Range<u32>,
+    /// End of the record.
+    end: Lsn,
 }
 
 impl RecordVersions {
@@ -81,6 +96,7 @@ impl RecordVersions {
             lengths: Lengths::default(),
             changed: Changed::default(),
             stored: Vec::with_capacity(PAGE_BYTES),
+            emptied: VecDeque::new(),
         }
     }
 
@@ -119,7 +135,50 @@ impl RecordVersions {
             .collect()
     }
 
-    /// Puts the versions that the next record makes. Records come in order, none left out. Answers a directory whose files
+    /// Notes a fork of a copied directory, which begins with so many blocks at `end`: key and value of its size, to be put.
+    pub fn begin_copied(
+        &mut self,
+        relation: Relation,
+        fork: Fork,
+        blocks: u32,
+        end: Lsn,
+    ) -> (Key, Vec<u8>) {
+        self.lengths.set_fork((relation, fork), Some(blocks));
+        let size = RelationSize {
+            blocks,
+            generation: end,
+        };
+        let key = PostgresKey::RelationSize { relation, fork };
+        (key.encode(), size.encode())
+    }
+
+    /// Puts empty values of blocks that went with the last record, at most `values_max` of them; whether some are left. One
+    /// record may drop a whole database: its caller puts them bit by bit, and all of them before it takes the next record.
+    pub fn put_emptied(&mut self, values_max: u32, sink: &mut dyn VersionSink) -> bool {
+        let mut left = values_max;
+        while let Some(emptied) = self.emptied.front_mut() {
+            let now = emptied.blocks.len().min(left as usize);
+            let until = emptied.blocks.start + u32::try_from(now).expect("at most what is left");
+            for block in emptied.blocks.start..until {
+                let key = PostgresKey::Block {
+                    relation: emptied.relation,
+                    fork: emptied.fork,
+                    block,
+                };
+                sink.put(key.encode(), emptied.end, Value::Image(&[]));
+            }
+            left -= until - emptied.blocks.start;
+            emptied.blocks.start = until;
+            if !emptied.blocks.is_empty() {
+                return true;
+            }
+            self.emptied.pop_front();
+        }
+        false
+    }
+
+    /// Puts the versions that the next record makes, but for what [`put_emptied`](Self::put_emptied) puts. Records come in order,
+    /// none left out. Answers a directory whose files
     /// the record copies: the caller puts versions of all that is in it, at the record's end.
     /// # Errors
     /// See [`RecordVersionsError`]; nothing behind the record can be taken in then.
@@ -134,6 +193,7 @@ impl RecordVersions {
             lengths,
             changed,
             stored,
+            ..
         } = self;
         let mut failed = None;
         touched(record, state, &mut |version| {
@@ -193,13 +253,21 @@ impl RecordVersions {
     ) {
         let before = self.lengths.set_fork((relation, fork), blocks);
         let after = blocks.unwrap_or(0);
-        for block in before.min(after)..before.max(after) {
+        if after < before {
+            self.emptied.push_back(Emptied {
+                relation,
+                fork,
+                blocks: after..before,
+                end,
+            });
+        }
+        for block in before..after {
             let key = PostgresKey::Block {
                 relation,
                 fork,
                 block,
             };
-            if after < before || !self.changed.pages.contains(&key) {
+            if !self.changed.pages.contains(&key) {
                 sink.put(key.encode(), end, Value::Image(&[]));
             }
         }

@@ -33,6 +33,13 @@ impl ApiError {
         }
     }
 
+    pub(crate) fn unavailable(msg: impl Into<String>) -> ApiError {
+        ApiError {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            msg: msg.into(),
+        }
+    }
+
     pub(crate) fn stopping() -> ApiError {
         ApiError {
             status: StatusCode::SERVICE_UNAVAILABLE,

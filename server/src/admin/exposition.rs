@@ -1,6 +1,6 @@
 //! The Prometheus text format, version 0.0.4, written from counters and histograms that others keep.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use hdrhistogram::Histogram;
 
@@ -22,7 +22,7 @@ impl Exposition {
     }
 
     /// One sample of a counter or gauge.
-    pub(super) fn sample(&mut self, name: &str, labels: Labels<'_>, value: u64) {
+    pub(super) fn sample(&mut self, name: &str, labels: Labels<'_>, value: impl Display) {
         let labels = render(labels, None);
         self.line(format_args!("{name}{labels} {value}"));
     }

@@ -10,8 +10,8 @@ use engine::cache::CacheStats;
 use engine::store::stats::{Outcome, RequestKind};
 use hdrhistogram::Histogram;
 
-use super::AdminState;
 use super::exposition::Exposition;
+use super::{AdminState, following};
 use crate::pagestream::counters;
 use crate::pagestream::latency::RequestLatency;
 
@@ -30,6 +30,7 @@ pub(super) async fn metrics(State(state): State<Arc<AdminState>>) -> impl IntoRe
     put_caches(&mut page, &stats);
     put_store(&mut page, &stats);
     put_frontend(&mut page, &state);
+    following::put_followers(&mut page, &state);
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (kind, page.finish())
 }

@@ -3,6 +3,7 @@
 
 mod errors;
 mod exposition;
+mod following;
 mod health;
 mod load_generator;
 mod metrics;

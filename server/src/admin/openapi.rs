@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::routing::{MethodRouter, get, put};
+use axum::routing::{MethodRouter, get, post, put};
 use utoipa::OpenApi;
 
-use super::{AdminState, health, load_generator, metrics, status, tenants};
+use super::{AdminState, following, health, load_generator, metrics, status, tenants};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -22,6 +22,8 @@ use super::{AdminState, health, load_generator, metrics, status, tenants};
         tenants::list,
         tenants::branches,
         tenants::branch,
+        following::list,
+        following::reload,
         load_generator::tenants,
         load_generator::tenant,
         load_generator::timeline,
@@ -54,6 +56,8 @@ pub(super) fn routes() -> Vec<Route> {
             "/v1/tenants/{tenant}/branches/{branch}",
             get(tenants::branch),
         ),
+        route("/v1/following", get(following::list)),
+        route("/v1/following/reload", post(following::reload)),
         route("/v1/tenant", get(load_generator::tenants)),
         route("/v1/tenant/{tenant}", get(load_generator::tenant)),
         route(

@@ -43,6 +43,7 @@ pub(super) async fn status(State(state): State<Arc<AdminState>>) -> Json<Value> 
         "store": server.store_url,
         "cores": server.engine.cores(),
         "cache_bytes_max": server.cache_bytes_max,
+        "follow": server.followers.to_json(),
         "pages": pages,
         "engine": counters,
         "latency": {

@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use postgres::import::{ImportSource, REPLAY_BYTES_DEFAULT, SinkError};
-use postgres::replication::{
-    BackupOptions, CheckpointPace, ConnectionDefaults, ConnectionSettings, SettingsError,
-};
+use postgres::replication::{BackupOptions, CheckpointPace, ConnectionSettings, SettingsError};
 
 use super::Context;
 use crate::address::BranchAddress;
@@ -17,6 +15,7 @@ use crate::config::Size;
 use crate::deployment::Deployment;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::import_job::{self, runtime};
+use crate::primary_connection;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -150,20 +149,7 @@ pub(super) fn connection_settings(
     context: &Context,
     text: &str,
 ) -> Result<ConnectionSettings, SettingsError> {
-    let variable = |name: &str| context.surroundings.variables.get(name).cloned();
-    let home_passfile = || variable("HOME").map(|home| Path::new(&home).join(".pgpass"));
-    let defaults = ConnectionDefaults {
-        host: variable("PGHOST"),
-        port: variable("PGPORT"),
-        user: variable("PGUSER").or_else(|| variable("USER")),
-        password: variable("PGPASSWORD"),
-        passfile: variable("PGPASSFILE")
-            .map(Into::into)
-            .or_else(home_passfile),
-        ssl_mode: variable("PGSSLMODE"),
-        ssl_root_certificates: variable("PGSSLROOTCERT"),
-    };
-    ConnectionSettings::parse(text, &defaults)
+    primary_connection::connection_settings(&context.surroundings.variables, text)
 }
 
 /// Progress: a bar on a terminal, a line now and then elsewhere.

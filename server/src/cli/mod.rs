@@ -1,6 +1,8 @@
 //! The command line: one file per subcommand. Arguments are read here; everything a command needs comes in through
 //! [`Surroundings`], so that nothing below reads the environment.
 
+mod admin_client;
+mod attach;
 mod branch;
 mod check;
 mod demo;
@@ -33,6 +35,7 @@ Examples:
   pageserver demo                                     the whole of it on this machine, in a minute
   pageserver init                                     data directory, configuration, keyring
   pageserver import \"host=db1 user=replicator\" acme/main
+  pageserver attach \"host=db1 user=replicator\" acme/live
   pageserver serve
   pageserver get acme/main --rel 1663/5/1259 --block 0 --header
 
@@ -101,6 +104,10 @@ enum Command {
     Serve(serve::ServeArguments),
     /// Imports a PostgreSQL cluster: running, stopped, or as a backup tar.
     Import(import::ImportArguments),
+    /// Imports a running cluster, and follows it from then on.
+    Attach(attach::AttachArguments),
+    /// Ends that; the branch stays.
+    Detach(attach::DetachArguments),
     /// Makes and lists tenants.
     Tenant(tenant::TenantArguments),
     /// Lists branches.
@@ -162,6 +169,8 @@ pub fn run(
         Command::Init(arguments) => init::run(&context, &arguments),
         Command::Serve(arguments) => serve::run(context, &arguments),
         Command::Import(arguments) => import::run(&context, &arguments),
+        Command::Attach(arguments) => attach::attach(&context, &arguments),
+        Command::Detach(arguments) => attach::detach(&context, &arguments),
         Command::Tenant(arguments) => tenant::run(&context, &arguments),
         Command::Branch(arguments) => branch::run(&context, &arguments),
         Command::Get(arguments) => get::run(&context, &arguments),

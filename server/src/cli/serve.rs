@@ -44,7 +44,14 @@ async fn serve(context: &Context) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).or_exit(Exit::Other)?;
     let config = &context.config;
     let deployment = Deployment::open(&context.deployment()?)?;
-    let node = Node::start(config, &context.data_dir, deployment, context.store_url()).await?;
+    let node = Node::start(
+        config,
+        &context.data_dir,
+        deployment,
+        context.store_url(),
+        context.surroundings.variables.clone(),
+    )
+    .await?;
     let running = node.running();
     let admin = AdminService::start(&config.admin, running.clone()).or_exit(Exit::InUse)?;
     tracing::info!(

@@ -31,6 +31,8 @@ pub struct Config {
     pub keys: KeysConfig,
     /// Local cache of sealed extents.
     pub cache: CacheConfig,
+    /// Branches that follow a primary.
+    pub follow: FollowConfig,
     /// Cores and threads.
     pub runtime: RuntimeConfig,
     /// Logs.
@@ -168,6 +170,29 @@ impl Default for CacheConfig {
     }
 }
 
+/// Branches that follow a primary; limits of each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FollowConfig {
+    /// Bytes of versions that are in no layer yet and in memory; those being flushed come on top, at most as much. Range
+    /// 8MiB..=64GiB.
+    pub memory: Size,
+    /// Age at which what is in memory is flushed though it is less. Range 1s..=1d.
+    pub flush_after: Span,
+    /// Bytes of local WAL. Range 128MiB..=16TiB.
+    pub wal_size: Size,
+}
+
+impl Default for FollowConfig {
+    fn default() -> Self {
+        FollowConfig {
+            memory: Size(256 << 20),
+            flush_after: Span(Duration::from_secs(300)),
+            wal_size: Size(8 << 30),
+        }
+    }
+}
+
 /// Cores and threads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -291,6 +316,9 @@ impl Config {
         self.admin.check(&mut problems);
         problems.size("cache.size", self.cache.size, 16 << 20, 64 << 40);
         problems.size("cache.ram", self.cache.ram, 0, 1 << 40);
+        problems.size("follow.memory", self.follow.memory, 8 << 20, 64 << 30);
+        problems.span("follow.flush_after", self.follow.flush_after, "1s", "1d");
+        problems.size("follow.wal_size", self.follow.wal_size, 128 << 20, 16 << 40);
         problems.number("runtime.cores", self.runtime.cores, 0, 256);
         problems.number("runtime.store_threads", self.runtime.store_threads, 1, 16);
         problems.span("runtime.spin", self.runtime.spin, "0us", "1ms");

@@ -75,6 +75,8 @@ pub struct Server {
     pub shards: Vec<Shard<SimPlatform>>,
     /// Tenants and branches.
     pub catalog: Catalog<StoreClient>,
+    /// The branches that are open.
+    pub branches: Arc<SharedBranches>,
     /// What each shard counted.
     pub counters: Vec<Arc<ShardCounters>>,
 }
@@ -172,6 +174,7 @@ impl Computer {
             process,
             shards,
             catalog,
+            branches,
             counters,
         })
     }

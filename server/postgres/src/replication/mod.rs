@@ -36,7 +36,7 @@ pub use live_wal::{LiveWal, LiveWalError};
 pub use message::Row;
 pub(crate) use message::bytes_of_size;
 pub use primary_checks::{
-    FollowRequest, Primary, PrimaryCheckError, PrimaryProblem, check_primary,
+    FollowRequest, Primary, PrimaryCheckError, PrimaryProblem, check_new_primary, check_primary,
 };
 pub use primary_facts::PrimaryFacts;
 pub use replication_error::ReplicationError;

@@ -199,14 +199,32 @@ pub fn check_primary(
     settings: &ConnectionSettings,
     request: &FollowRequest,
 ) -> Result<Primary, PrimaryCheckError> {
+    check(settings, request.slot.as_ref(), Some(request))
+}
+
+/// The same for a branch that is yet to be made of the server: of any cluster, at any position.
+/// # Errors
+/// As [`check_primary`].
+pub fn check_new_primary(
+    settings: &ConnectionSettings,
+    slot: Option<&SlotName>,
+) -> Result<Primary, PrimaryCheckError> {
+    check(settings, slot, None)
+}
+
+fn check(
+    settings: &ConnectionSettings,
+    slot: Option<&SlotName>,
+    request: Option<&FollowRequest>,
+) -> Result<Primary, PrimaryCheckError> {
     let mut connection = Connection::open_database(settings)
         .map_err(|error| not_let_in(error, settings, &settings.database, Vec::new()))?;
     if let Err(ReplicationError::Version(release)) = version(&connection) {
         let problem = PrimaryProblem::Version { release };
         return Err(PrimaryCheckError::Problems(vec![problem]));
     }
-    let facts = PrimaryFacts::read(&mut connection, request.slot.as_ref())?;
-    let mut problems = problems_of(&facts, request);
+    let facts = PrimaryFacts::read(&mut connection, slot)?;
+    let mut problems = problems_of(&facts, slot);
     let closed_to_us = |problem: &PrimaryProblem| {
         matches!(
             problem,
@@ -223,14 +241,16 @@ pub fn check_primary(
         Err(error) => return Err(not_let_in(error, settings, "replication", problems)),
     };
     let wal = WalFacts::read(&mut connection)?;
-    let found = wal.stream.system_identifier;
-    if found == request.system_identifier {
-        problems.extend(problem_of_position(&mut connection, &wal, request)?);
-    } else {
-        problems.push(PrimaryProblem::SystemIdentifier {
-            found,
-            wanted: request.system_identifier,
-        });
+    if let Some(request) = request {
+        let found = wal.stream.system_identifier;
+        if found == request.system_identifier {
+            problems.extend(problem_of_position(&mut connection, &wal, request)?);
+        } else {
+            problems.push(PrimaryProblem::SystemIdentifier {
+                found,
+                wanted: request.system_identifier,
+            });
+        }
     }
     if problems.is_empty() {
         Ok(Primary { facts, wal })
@@ -260,7 +280,7 @@ fn not_let_in(
 }
 
 /// Problems that the server's own words show.
-fn problems_of(facts: &PrimaryFacts, request: &FollowRequest) -> Vec<PrimaryProblem> {
+fn problems_of(facts: &PrimaryFacts, slot: Option<&SlotName>) -> Vec<PrimaryProblem> {
     let mut problems = Vec::new();
     if facts.is_in_recovery {
         problems.push(PrimaryProblem::InRecovery);
@@ -295,7 +315,7 @@ fn problems_of(facts: &PrimaryFacts, request: &FollowRequest) -> Vec<PrimaryProb
             max: facts.senders_max,
         });
     }
-    let Some(slot) = request.slot.clone() else {
+    let Some(slot) = slot.cloned() else {
         return problems;
     };
     match &facts.slot {

@@ -352,6 +352,11 @@ impl WalDecoder {
         }
     }
 
+    /// Timeline of the page taken last; 0 before the first.
+    pub fn timeline(&self) -> u32 {
+        self.timeline
+    }
+
     /// Where decoding began.
     pub fn start(&self) -> Lsn {
         self.start

@@ -3,6 +3,7 @@
 mod client;
 mod pages;
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -91,7 +92,8 @@ pub(super) fn run(context: &Context, arguments: &DemoArguments) -> Result<(), Fa
     };
     let store_url = home.deployment.store_url.clone();
     let node = steps.timed("start the server", || {
-        let started = Node::start(&home.config, &home.data_dir, deployment, store_url);
+        let (config, data_dir, nothing) = (&home.config, &home.data_dir, BTreeMap::new());
+        let started = Node::start(config, data_dir, deployment, store_url, nothing);
         Ok(runtime.block_on(started)?)
     })?;
     let address = node.running().pages_address;
@@ -160,7 +162,7 @@ impl Home {
         config.cache.size = Size(4 << 30);
         let deployment = DeploymentConfig {
             store_url: format!("file://{}", data_dir.objects().display()),
-            variables: std::collections::BTreeMap::new(),
+            variables: BTreeMap::new(),
             keyring,
             places_of_data: places,
             store_threads: 1,

@@ -1,0 +1,116 @@
+//! Why a branch does not follow its primary at the moment, and whether trying again can help.
+
+use engine::ReadError;
+use engine::ingest::IngestError;
+use engine::types::Lsn;
+use engine::wal::WalError as LocalWalError;
+use postgres::control_file::ControlFileError;
+use postgres::record_versions::RecordVersionsError;
+use postgres::replication::ReplicationError;
+use postgres::touch::StateError;
+use postgres::wal::WalError;
+
+/// Why a branch does not follow its primary.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// The engine: another writer, the store, the keys.
+    #[error(transparent)]
+    Ingest(#[from] IngestError),
+    /// The state of the cluster can't be read from the branch.
+    #[error("state of the branch: {0}")]
+    Read(#[from] ReadError),
+    /// A stored value of that state.
+    #[error("state of the branch: {0}")]
+    State(#[from] StateError),
+    /// The stored control file.
+    #[error("control file of the branch: {0}")]
+    ControlFile(#[from] ControlFileError),
+    /// The engine stops.
+    #[error("the engine is stopping")]
+    Stopping,
+    /// The branch was not made from a cluster.
+    #[error("the branch has no control file: it was not imported from a cluster")]
+    NotACluster,
+    /// The local WAL.
+    #[error("local WAL: {0}")]
+    LocalWal(#[from] LocalWalError),
+    /// Its directory.
+    #[error("local WAL: {0}")]
+    Directory(std::io::Error),
+    /// The primary, or the way to it.
+    #[error(transparent)]
+    Replication(#[from] ReplicationError),
+    /// What the primary sent, or what was stored of it.
+    #[error("WAL: {0}")]
+    Wal(#[from] WalError),
+    /// A record that can't be taken in.
+    #[error(transparent)]
+    Record(#[from] RecordVersionsError),
+    /// WAL that does not go on from what is there.
+    #[error("WAL goes on at {found}, wanted is {wanted}")]
+    Gap {
+        /// Where it begins.
+        found: Lsn,
+        /// Where it should.
+        wanted: Lsn,
+    },
+    /// Another cluster.
+    #[error(
+        "the primary is another cluster: its system identifier is {found}, the branch's is {wanted}. Attach the right one, or this one as a new branch"
+    )]
+    OtherCluster {
+        /// The primary's.
+        found: u64,
+        /// The branch's.
+        wanted: u64,
+    },
+    /// The primary's history left ours before the end of what is there.
+    #[error(
+        "timeline {timeline} left ours at {at}, and there is WAL up to {end}: that tail is not in the primary's history. Attach the primary as a new branch"
+    )]
+    Forked {
+        /// The new timeline.
+        timeline: u32,
+        /// Where it begins.
+        at: Lsn,
+        /// Where ours ends.
+        end: Lsn,
+    },
+    /// Nothing more can be taken for a while.
+    #[error("stalled: {0}")]
+    Stalled(String),
+}
+
+impl FollowError {
+    /// Whether no later try can succeed without somebody doing something first.
+    pub fn is_final(&self) -> bool {
+        match self {
+            FollowError::Ingest(error) => matches!(error, IngestError::Fenced { .. }),
+            FollowError::State(_)
+            | FollowError::ControlFile(_)
+            | FollowError::NotACluster
+            | FollowError::Wal(_)
+            | FollowError::Record(_)
+            | FollowError::Gap { .. }
+            | FollowError::Forked { .. } => true,
+            FollowError::LocalWal(error) => is_damage(error),
+            FollowError::Read(_)
+            | FollowError::Stopping
+            | FollowError::Directory(_)
+            | FollowError::Replication(_)
+            | FollowError::OtherCluster { .. }
+            | FollowError::Stalled(_) => false,
+        }
+    }
+}
+
+/// Whether the local WAL will not get better by itself.
+fn is_damage(error: &LocalWalError) -> bool {
+    !matches!(
+        error,
+        LocalWalError::Disk { .. }
+            | LocalWalError::Key { .. }
+            | LocalWalError::NewKey { .. }
+            | LocalWalError::Full { .. }
+    )
+}

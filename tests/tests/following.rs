@@ -1,0 +1,373 @@
+//! A branch that follows a stock primary, judged by stock standbys: the same backup, replayed up to the same LSN, gives the
+//! same pages, sizes and segments. The branch is attached and read while the cluster works, and its server is killed.
+
+use std::time::{Duration, Instant};
+
+use engine::types::Lsn;
+use harness::cluster_state::Files;
+use harness::postgres::TestCluster;
+use harness::served::judge_server;
+use harness::server::{Branch, Server, Site};
+use harness::sql::Session;
+use harness::standby::Backup;
+use harness::work;
+use postgres::local_cluster::{ClusterOptions, StopMode};
+use serde_json::Value;
+
+/// Little memory, so that much of what comes is flushed and read from layers.
+const LITTLE_MEMORY: (&str, &str) = ("follow", "memory = \"8MiB\"\nflush_after = \"20s\"");
+
+fn connection(cluster: &TestCluster) -> String {
+    let settings = cluster.connection_settings();
+    format!(
+        "host=127.0.0.1 port={} user={}",
+        cluster.port(),
+        settings.user
+    )
+}
+
+/// What `status` says of the only branch that follows.
+fn following(server: &Server) -> Value {
+    let (status, text) = server.http("GET", "/v1/following", "");
+    assert_eq!(status, 200, "{text}");
+    let all: Value = serde_json::from_str(&text).expect("JSON");
+    all[0].clone()
+}
+
+fn lsn(value: &Value) -> Lsn {
+    value.as_str().expect("an LSN").parse().expect("an LSN")
+}
+
+fn wait_until(server: &Server, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    let begun = now();
+    loop {
+        let status = following(server);
+        if is_so(&status) {
+            return status;
+        }
+        assert!(begun.elapsed() < WAIT_MAX, "not {what}: {status:#}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long a test waits")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Everything up to the primary's last byte is readable.
+fn catch_up(server: &Server, cluster: &TestCluster) -> Lsn {
+    let end = position(cluster);
+    wait_until(server, "caught up", |status| {
+        lsn(&status["readable"]) >= end
+    });
+    end
+}
+
+/// Where the next record will begin.
+fn position(cluster: &TestCluster) -> Lsn {
+    let mut session = Session::open(cluster.port(), "postgres");
+    let text = session.value("select pg_current_wal_insert_lsn()");
+    text.parse().expect("an LSN")
+}
+
+/// Where the server's admin API is: not on the port of the configuration.
+fn admin(server: &Server) -> String {
+    format!("http://{}", server.admin)
+}
+
+/// Attaches the cluster as a branch.
+fn attach(site: &Site, server: &Server, cluster: &TestCluster, more: &[&str]) -> Branch {
+    let connection = connection(cluster);
+    let url = admin(server);
+    let arguments = [
+        "attach",
+        &connection,
+        "acme/main",
+        "--create-tenant",
+        "--url",
+        &url,
+    ];
+    let said = site.succeed(&[&arguments, more].concat());
+    assert!(said.contains("follows the primary"), "{said}");
+    let tenants = site.json(&["tenant", "list", "--json"]);
+    let branches = site.json(&["branch", "list", "--json"]);
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    Branch {
+        tenant: text(&tenants[0]["id"]),
+        id: text(&branches[0]["id"]),
+        last_lsn: lsn(&branches[0]["last_lsn"]).0,
+    }
+}
+
+#[test]
+fn every_page_at_any_lsn_is_that_of_a_standby_stopped_there() {
+    let mut cluster = work::start();
+    cluster
+        .sql(
+            "postgres",
+            "alter system set allow_in_place_tablespaces = on",
+        )
+        .expect("a setting");
+    cluster
+        .sql("postgres", "select pg_reload_conf()")
+        .expect("reloads");
+    let tars = cluster.scratch("tars");
+    let site = Site::new(&[LITTLE_MEMORY]);
+    let mut moments = Vec::new();
+    let (mut server, branch) = work::with_work(&cluster, || {
+        work::back_up(&cluster, &tars, "20M");
+        let mut server = site.serve();
+        let backup = tars.to_str().expect("UTF-8");
+        let branch = attach(&site, &server, &cluster, &["--backup", backup]);
+        wait_until(&server, "streaming", |status| {
+            status["state"] == "streaming"
+        });
+        for round in 0..3 {
+            // Its files are copied, and no record says what is in them.
+            let copy = format!("create database copied_{round} strategy file_copy");
+            cluster.sql("postgres", &copy).expect("a database");
+            std::thread::sleep(Duration::from_secs(2));
+            // The standby writes its pages at a checkpoint only.
+            cluster.sql("postgres", "checkpoint").expect("a checkpoint");
+            moments.push(position(&cluster));
+            std::thread::sleep(Duration::from_millis(500));
+            if round == 1 {
+                server.kill();
+                server = site.serve();
+            }
+        }
+        (server, branch)
+    });
+    cluster.sql("postgres", "checkpoint").expect("a checkpoint");
+    moments.push(position(&cluster));
+    cluster
+        .sql("postgres", "select pg_switch_wal()")
+        .expect("WAL");
+    catch_up(&server, &cluster);
+    let status = following(&server);
+    println!("{status:#}");
+    assert!(status["flushes"].as_u64() > Some(1), "{status:#}");
+    cluster
+        .stop(StopMode::Fast)
+        .expect("it stops, since the server let it");
+
+    let standbys: Vec<(Lsn, Backup)> = moments
+        .iter()
+        .map(|at| {
+            let name = format!("standby-{}", at.0);
+            let standby = Backup::named(&name, &cluster, &tars);
+            standby.replay_until(&cluster, *at);
+            (*at, standby)
+        })
+        .collect();
+    let judge = |server: &Server| {
+        for (at, standby) in &standbys {
+            println!("at {at}");
+            let theirs = Files::read(standby.data());
+            judge_server(server, &branch, Some(*at), &theirs, &standby.pages());
+        }
+    };
+    judge(&server);
+    // Again from what is durable, with the primary away.
+    server.kill();
+    server = site.serve();
+    wait_until(&server, "recovered", |status| {
+        lsn(&status["readable"]) >= moments[moments.len() - 1]
+    });
+    judge(&server);
+    let (status, _) = server.terminate();
+    assert!(status.success());
+}
+
+/// A primary whose commits wait for the server, and what it has committed.
+struct Committing {
+    cluster: TestCluster,
+    session: Session,
+    rows: u32,
+}
+
+impl Committing {
+    fn start() -> Committing {
+        let settings = [
+            "synchronous_commit = on",
+            "wal_keep_size = 1GB",
+            "max_wal_size = 10GB",
+        ];
+        let cluster = TestCluster::start_new(ClusterOptions {
+            settings: settings.map(str::to_owned).to_vec(),
+            ..ClusterOptions::default()
+        });
+        let mut session = Session::open(cluster.port(), "postgres");
+        session.run("create table kept (a int, b text)");
+        Committing {
+            cluster,
+            session,
+            rows: 0,
+        }
+    }
+
+    /// From now on commits wait for the server.
+    fn wait_for_server(&mut self) {
+        self.session
+            .run("alter system set synchronous_standby_names = 'pageserver'");
+        self.session.run("select pg_reload_conf()");
+        let begun = now();
+        while self.session.value("show synchronous_standby_names") != "pageserver" {
+            assert!(begun.elapsed() < WAIT_MAX, "the setting is not taken");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Commits some rows, one by one; where the last commit ends.
+    fn commit(&mut self, rows: u32) -> Lsn {
+        for _ in 0..rows {
+            self.rows += 1;
+            let row = self.rows;
+            self.session.run(&format!(
+                "insert into kept values ({row}, repeat('x', 500))"
+            ));
+        }
+        let text = self.session.value("select pg_current_wal_flush_lsn()");
+        text.parse().expect("an LSN")
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_every_kill() {
+    let site = Site::new(&[LITTLE_MEMORY]);
+    let mut primary = Committing::start();
+    let mut server = site.serve();
+    let branch = attach(&site, &server, &primary.cluster, &[]);
+    wait_until(&server, "streaming", |status| {
+        status["state"] == "streaming"
+    });
+    primary.wait_for_server();
+    let mut kept = Lsn(branch.last_lsn);
+    for round in 0..KILLS {
+        let end = primary.commit(10 + round % 7);
+        // At different moments of what goes on behind: pieces, flushes, the slot.
+        std::thread::sleep(Duration::from_millis(u64::from(round) * 37 % 300));
+        server.kill();
+        assert!(end >= kept, "{end} comes behind {kept}");
+        kept = end;
+        server = site.serve();
+        let status = wait_until(&server, "streaming", |status| {
+            status["state"] == "streaming"
+        });
+        assert!(lsn(&status["durable_local"]) >= kept, "{kept}: {status:#}");
+        assert!(lsn(&status["readable"]) >= kept, "{kept}: {status:#}");
+    }
+    primary.cluster.stop(StopMode::Fast).expect("it stops");
+}
+
+/// Kills of the server.
+const KILLS: u32 = 12;
+
+#[test]
+fn with_the_machine_lost_what_the_object_store_acknowledged_is_there() {
+    let outside = tempfile::tempdir().expect("a folder");
+    let url = format!("url = \"file://{}\"", outside.path().display());
+    let settings = [LITTLE_MEMORY, ("store", url.as_str())];
+    let site = Site::new(&settings);
+    let mut primary = Committing::start();
+    let server = site.serve();
+    let slot = ["--ack", "object-store", "--slot", "ours"];
+    let branch = attach(&site, &server, &primary.cluster, &slot);
+    wait_until(&server, "streaming", |status| {
+        status["state"] == "streaming"
+    });
+    primary.wait_for_server();
+    let end = primary.commit(40);
+    let status = following(&server);
+    assert!(lsn(&status["durable_store"]) >= end, "{end}: {status:#}");
+    server.kill();
+    // All of the local machine but the keyring, and the configuration.
+    std::fs::remove_dir_all(site.data_dir()).expect("removed");
+    site.configure(&settings);
+
+    let server = site.serve();
+    let again = attach(&site, &server, &primary.cluster, &slot);
+    assert_eq!(again.id, branch.id, "the branch goes on");
+    let status = wait_until(&server, "streaming", |status| {
+        status["state"] == "streaming"
+    });
+    assert!(lsn(&status["readable"]) >= end, "{end}: {status:#}");
+    let end = primary.commit(5);
+    wait_until(&server, "caught up", |status| {
+        lsn(&status["readable"]) >= end
+    });
+
+    // Another cluster is refused by name, and what is there stays readable.
+    let name = format!("{}/attached", site.data_dir().display());
+    let other = TestCluster::start_new(ClusterOptions::default());
+    for entry in std::fs::read_dir(name).expect("the folder") {
+        let path = entry.expect("an entry").path();
+        let text = std::fs::read_to_string(&path).expect("an attachment");
+        let port = |cluster: &TestCluster| format!("port={}", cluster.port());
+        let text = text.replace(&port(&primary.cluster), &port(&other));
+        std::fs::write(&path, text).expect("written");
+    }
+    server.http("POST", "/v1/following/reload", "");
+    let status = wait_until(&server, "waiting", |status| status["state"] == "waiting");
+    let reason = status["reason"].as_str().expect("a reason");
+    assert!(reason.contains("another cluster"), "{reason}");
+    assert!(lsn(&status["readable"]) >= end, "{status:#}");
+
+    let url = admin(&server);
+    let twice = site.fail(
+        8,
+        &["attach", &connection(&other), "acme/main", "--url", &url],
+    );
+    assert!(twice.contains("follows a primary already"), "{twice}");
+    let said = site.succeed(&["detach", "--keep-slot", "acme/main", "--url", &url]);
+    assert!(said.contains("pg_drop_replication_slot('ours')"), "{said}");
+    assert_eq!(following(&server), Value::Null);
+    let gone = site.fail(4, &["detach", "acme/main"]);
+    assert!(gone.contains("not attached"), "{gone}");
+}
+
+#[test]
+fn a_primary_that_crashes_and_comes_back_is_followed_on() {
+    let site = Site::new(&[LITTLE_MEMORY]);
+    let mut primary = Committing::start();
+    let server = site.serve();
+    attach(&site, &server, &primary.cluster, &[]);
+    wait_until(&server, "streaming", |status| {
+        status["state"] == "streaming"
+    });
+    for round in 0..5 {
+        primary
+            .session
+            .start("insert into kept select i, repeat('y', 300) from generate_series(1, 200000) i");
+        std::thread::sleep(Duration::from_millis(150 + 90 * round));
+        primary
+            .cluster
+            .stop(StopMode::Immediate)
+            .expect("it is gone");
+        primary.cluster.start().expect("it comes back");
+        primary.session = Session::open(primary.cluster.port(), "postgres");
+        primary.commit(3);
+        catch_up(&server, &primary.cluster);
+    }
+    let status = following(&server);
+    assert_eq!(status["state"], "streaming", "{status:#}");
+    assert!(status["connections"].as_u64() > Some(5), "{status:#}");
+    // What was received last is stored before the server lets go.
+    let end = primary.commit(3);
+    catch_up(&server, &primary.cluster);
+    let url = admin(&server);
+    let said = site.succeed(&["detach", "acme/main", "--url", &url]);
+    assert!(said.contains("is dropped"), "{said}");
+    let branches = site.json(&["branch", "list", "--json"]);
+    assert!(
+        lsn(&branches[0]["last_lsn"]) >= end,
+        "all of it is in layers"
+    );
+    let slots = primary
+        .session
+        .value("select count(*) from pg_replication_slots");
+    assert_eq!(slots, "0");
+}

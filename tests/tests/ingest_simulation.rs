@@ -1,0 +1,472 @@
+//! A branch that is written while it is read, on the simulated computer: memory layers, flushes, pieces of WAL, kills and power
+//! losses at any moment, a store that refuses, doubts and loses puts. A model judges every read, and every recovery: what was
+//! told to be durable is there.
+//!
+//! The WAL of these runs is a row of operations; a version's LSN is where its operation ends.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use engine::cache::{CacheConfig, SLOT_BYTES};
+use engine::catalog::{CommitFacts, InlineCpu, WriterConfig};
+use engine::ingest::{self, Ingest, IngestConfig, IngestError, LocalCores};
+use engine::io::clock::Clock;
+use engine::layer::{LayerConfig, Value};
+use engine::manifest::TimelineSpan;
+use engine::shard::{Shard, ShardConfig};
+use engine::store::StoreConfig;
+use engine::types::{BranchId, Key, Lsn, TenantId};
+use engine::{ErrorKind, ReadError};
+use futures_util::future::{Either, select};
+use harness::redo::{DeltaFlag, apply_to, delta};
+use harness::sim::computer::{Computer, End, Server, ServerConfig, SimPlatform};
+use harness::sim::executor::{Process, Simulator};
+use harness::sim::model::key;
+use harness::sim::rng::Rng;
+use harness::sim::store::StoreFaults;
+use harness::sim::trace::Trace;
+
+/// What was put of each key: an image, or else a delta.
+type Versions = BTreeMap<(Key, Lsn), (bool, Vec<u8>)>;
+
+/// A run failed: what is not as it should be.
+type Failure = String;
+
+/// What happened in the runs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    lives: u64,
+    recovered: u64,
+    reads: u64,
+    flushes: u64,
+    pieces: u64,
+    lost: u64,
+    excused: u64,
+}
+
+struct World {
+    rng: RefCell<Rng>,
+    place: (TenantId, BranchId),
+    versions: RefCell<Versions>,
+    /// Everything behind [`BEGIN`].
+    stream: RefCell<Vec<u8>>,
+    /// Everything before was told to be durable.
+    durable: Cell<Lsn>,
+    counts: Cell<Counts>,
+}
+
+/// The last LSN of the branch before anything is written to it.
+const BEGIN: u64 = 1000;
+
+fn value_at(versions: &Versions, key: Key, at: Lsn) -> Option<Vec<u8>> {
+    let mut value: Option<Vec<u8>> = None;
+    for (_, (is_image, bytes)) in versions.range((key, Lsn(0))..=(key, at)) {
+        match is_image {
+            true => value = Some(bytes.clone()),
+            false => apply_to(value.get_or_insert_default(), bytes),
+        }
+    }
+    value
+}
+
+/// An operation as the WAL has it.
+fn encode(key: Key, is_image: bool, bytes: &[u8], stream: &mut Vec<u8>) {
+    stream.extend_from_slice(&key.0[..8]);
+    stream.push(u8::from(is_image));
+    let len = u16::try_from(bytes.len()).expect("short");
+    stream.extend_from_slice(&len.to_le_bytes());
+    stream.extend_from_slice(bytes);
+}
+
+/// The operations in WAL that begins at `start`, each with where it ends.
+fn decode(mut start: u64, mut wal: &[u8]) -> Vec<(Key, Lsn, bool, Vec<u8>)> {
+    let mut operations = Vec::new();
+    while let Some((head, rest)) = wal.split_first_chunk::<11>() {
+        let [id @ .., is_image, low, high] = head;
+        let (bytes, rest) = rest.split_at(usize::from(u16::from_le_bytes([*low, *high])));
+        start += (head.len() + bytes.len()) as u64;
+        let key = Key::from_slice(id).expect("eight bytes");
+        operations.push((key, Lsn(start), *is_image == 1, bytes.to_vec()));
+        wal = rest;
+    }
+    operations
+}
+
+fn as_value(is_image: bool, bytes: &[u8]) -> Value<'_> {
+    match is_image {
+        true => Value::Image(bytes),
+        false => Value::Delta(bytes),
+    }
+}
+
+impl World {
+    fn count(&self, change: impl FnOnce(&mut Counts)) {
+        let mut counts = self.counts.get();
+        change(&mut counts);
+        self.counts.set(counts);
+    }
+
+    fn below(&self, end: u64) -> u64 {
+        self.rng.borrow_mut().below(end)
+    }
+
+    fn end(&self) -> Lsn {
+        Lsn(BEGIN + self.stream.borrow().len() as u64)
+    }
+
+    /// Some new operations, in the model and in the WAL.
+    fn draw_operations(&self) -> Vec<(Key, Lsn, bool, Vec<u8>)> {
+        let mut fresh = Vec::new();
+        for _ in 0..=self.below(12) {
+            let key = key(
+                u32::try_from(self.below(5)).expect("small"),
+                u32::try_from(self.below(6)).expect("small"),
+            );
+            let mut versions = self.versions.borrow_mut();
+            let is_new = versions.range((key, Lsn(0))..=(key, Lsn::MAX)).count() == 0;
+            let mut bytes = vec![0; 1 + self.rng.borrow_mut().index(400)];
+            self.rng.borrow_mut().fill(&mut bytes);
+            let is_image = is_new || self.below(20) == 0;
+            if !is_image {
+                let begins = self.below(15) == 0;
+                let flag = [DeltaFlag::Changes, DeltaFlag::Begins][usize::from(begins)];
+                bytes = delta(flag, &bytes);
+            }
+            encode(key, is_image, &bytes, &mut self.stream.borrow_mut());
+            let lsn = self.end();
+            versions.insert((key, lsn), (is_image, bytes.clone()));
+            fresh.push((key, lsn, is_image, bytes));
+        }
+        fresh
+    }
+
+    /// Forgets what was not durable and did not come back.
+    fn forget_above(&self, last: Lsn) {
+        let mut versions = self.versions.borrow_mut();
+        let before = versions.len();
+        versions.retain(|(_, lsn), _| *lsn <= last);
+        let lost = (before - versions.len()) as u64;
+        self.count(|counts| counts.lost += lost);
+        let len = usize::try_from(last.0 - BEGIN).expect("small");
+        self.stream.borrow_mut().truncate(len);
+    }
+
+    async fn read_some(&self, shards: &[Shard<SimPlatform>], last: Lsn) -> Result<(), Failure> {
+        let shard = &shards[usize::try_from(self.below(shards.len() as u64)).expect("small")];
+        let branch = match shard.open_branch(self.place.0, self.place.1).await {
+            Ok(branch) => branch,
+            Err(error) => return self.excuse(&error),
+        };
+        for _ in 0..4 {
+            let key = key(
+                u32::try_from(self.below(5)).expect("small"),
+                u32::try_from(self.below(6)).expect("small"),
+            );
+            let at = match self.below(3) {
+                0 => last,
+                _ => Lsn(BEGIN + self.below(last.0 - BEGIN + 1)),
+            };
+            let wanted = value_at(&self.versions.borrow(), key, at);
+            match shard.read(&branch, key, at).await {
+                Ok(found) if Some(&found) == wanted.as_ref() => {
+                    self.count(|counts| counts.reads += 1);
+                }
+                Err(ReadError::NotFound { .. }) if wanted.is_none() => {
+                    self.count(|counts| counts.reads += 1);
+                }
+                Ok(found) => {
+                    return Err(format!("{key:?} at {at}: {} bytes, not those", found.len()));
+                }
+                Err(error) => self.excuse(&error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// An error that faults of the store explain.
+    fn excuse(&self, error: &ReadError) -> Result<(), Failure> {
+        match error.kind() {
+            ErrorKind::Unavailable => {
+                self.count(|counts| counts.excused += 1);
+                Ok(())
+            }
+            _ => Err(format!("a read fails: {error}")),
+        }
+    }
+}
+
+/// One writer, from its claim until it is killed or the store fails it.
+async fn live(
+    world: Rc<World>,
+    shards: Vec<Shard<SimPlatform>>,
+    server: Parts,
+) -> Result<(), Failure> {
+    match write(&world, &shards, &server).await {
+        Ok(never) => match never {},
+        Err(Stop::Failed(failure)) => Err(failure),
+        // The store: the next writer goes on.
+        Err(Stop::Store) => Ok(()),
+    }
+}
+
+enum Stop {
+    Failed(Failure),
+    Store,
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Stop {
+        Stop::Failed(failure)
+    }
+}
+
+impl From<IngestError> for Stop {
+    fn from(error: IngestError) -> Stop {
+        match error {
+            IngestError::Catalog(_) | IngestError::Open(_) | IngestError::Broken { .. } => {
+                Stop::Store
+            }
+            other => Stop::Failed(format!("the ingest fails: {other}")),
+        }
+    }
+}
+
+/// What a writer needs of a server.
+struct Parts {
+    branches: std::sync::Arc<engine::SharedBranches>,
+    clock: Simulator,
+}
+
+async fn write(
+    world: &Rc<World>,
+    shards: &[Shard<SimPlatform>],
+    server: &Parts,
+) -> Result<std::convert::Infallible, Stop> {
+    let cores = LocalCores::new(shards.to_vec());
+    let config = IngestConfig {
+        layer: LayerConfig::tiny(),
+        ..IngestConfig::default()
+    };
+    let opened = ingest::open(&server.branches, cores, &server.clock, world.place, config);
+    let Ingest {
+        facts,
+        mut versions,
+        mut flusher,
+        mut replay,
+        ..
+    } = opened.await?;
+    // Recovery: what is in layers, and the WAL behind it.
+    let mut last = facts.last_lsn;
+    while let Some(piece) = replay.next().await? {
+        for (key, lsn, is_image, bytes) in decode(piece.start.0, &piece.bytes) {
+            if lsn > facts.last_lsn {
+                versions.put(key, lsn, as_value(is_image, &bytes));
+                last = lsn;
+            }
+        }
+    }
+    versions.advance(last).await?;
+    if last < world.durable.get() {
+        return Err(format!("{} was durable, {last} came back", world.durable.get()).into());
+    }
+    world.count(|counts| counts.recovered += 1);
+    world.forget_above(last);
+    let mut wal = replay.into_store(Lsn(BEGIN));
+    let mut stored = wal.end();
+    loop {
+        world.read_some(shards, last).await?;
+        for (key, lsn, is_image, bytes) in world.draw_operations() {
+            versions.put(key, lsn, as_value(is_image, &bytes));
+            last = lsn;
+        }
+        versions.advance(last).await?;
+        world.read_some(shards, last).await?;
+        if world.below(3) == 0 {
+            let from = usize::try_from(stored.0 - BEGIN).expect("small");
+            let bytes = world.stream.borrow()[from..].to_vec();
+            wal.put(stored, &bytes).await?;
+            stored = wal.end();
+            world.durable.set(stored.max(world.durable.get()));
+            world.count(|counts| counts.pieces += 1);
+        }
+        if world.below(6) == 0 {
+            let position = wal.position(last);
+            let frozen = versions.freeze().await?;
+            world.read_some(shards, last).await?;
+            let flushed = flusher.flush(frozen, position, &InlineCpu).await?;
+            world
+                .durable
+                .set(flushed.durable_lsn.max(world.durable.get()));
+            world.count(|counts| counts.flushes += 1);
+            world.read_some(shards, last).await?;
+        }
+    }
+}
+
+fn config(rng: &mut Rng) -> ServerConfig {
+    ServerConfig {
+        cores: 1 + rng.index(3),
+        cache: CacheConfig {
+            cache_bytes: rng.between(2, 40) * SLOT_BYTES + (256 << 10),
+            ..CacheConfig::tiny()
+        },
+        shard: ShardConfig {
+            ram_bytes_max: if rng.chance(500) { 0 } else { 8 * 8192 },
+            ..ShardConfig::tiny()
+        },
+        store: StoreConfig::tiny(),
+        store_threads: 1 + rng.index(2),
+    }
+}
+
+fn faults(rng: &mut Rng) -> StoreFaults {
+    let mut often = |most| match rng.chance(500) {
+        true => u16::try_from(rng.below(most)).expect("small"),
+        false => 0,
+    };
+    StoreFaults {
+        get_error: often(80),
+        get_vanished: often(40),
+        body_error: often(60),
+        put_refused: often(150),
+        put_doubtful: often(150),
+        put_late: often(60),
+        put_vanished: often(60),
+        list_error: often(60),
+        ..StoreFaults::default()
+    }
+}
+
+async fn make_branch(server: &Server) -> (TenantId, BranchId) {
+    let tenant = server
+        .catalog
+        .create_tenant("acme")
+        .await
+        .expect("a tenant");
+    let timelines = vec![TimelineSpan {
+        timeline: 1,
+        from: Lsn(1),
+        to: Lsn::MAX,
+    }];
+    let begun = server
+        .catalog
+        .begin_branch(&tenant, "main", timelines, WriterConfig::tiny());
+    let (writer, uploads) = begun.await.expect("begun");
+    let commit = writer.commit(CommitFacts {
+        readable_from: Lsn(BEGIN),
+        last_lsn: Lsn(BEGIN),
+        base_backup: None,
+    });
+    let (branch, ()) = futures_util::join!(commit, uploads.run(InlineCpu));
+    (tenant.id(), branch.expect("committed"))
+}
+
+async fn start(computer: &Computer, config: ServerConfig) -> Result<(Server, Process), Failure> {
+    let process = computer.simulator.process();
+    let server = computer.start(process.clone(), config).await;
+    Ok((server.map_err(|error| format!("start: {error}"))?, process))
+}
+
+async fn drive(computer: Computer, mut rng: Rng, counts: Rc<Cell<Counts>>) -> Result<(), Failure> {
+    let (server, process) = start(&computer, config(&mut rng)).await?;
+    let place = make_branch(&server).await;
+    computer.end(&process, End::Exit);
+    let world = Rc::new(World {
+        rng: RefCell::new(Rng::split(rng.number(), "operations")),
+        place,
+        versions: RefCell::default(),
+        stream: RefCell::default(),
+        durable: Cell::new(Lsn(BEGIN)),
+        counts: Cell::default(),
+    });
+    for life in 0..LIVES {
+        let (server, process) = start(&computer, config(&mut rng)).await?;
+        let is_last = life + 1 == LIVES;
+        let faults = if is_last {
+            StoreFaults::default()
+        } else {
+            faults(&mut rng)
+        };
+        computer.store.set_faults(faults);
+        let parts = Parts {
+            branches: std::sync::Arc::clone(&server.branches),
+            clock: computer.simulator.clone(),
+        };
+        let living = process.call(live(Rc::clone(&world), server.shards.clone(), parts));
+        let wait = Duration::from_micros(rng.below(4_000_000));
+        let killed = computer.simulator.sleep(wait);
+        if let Either::Left((Some(outcome), _)) = select(pin!(living), pin!(killed)).await {
+            outcome?;
+        }
+        world.count(|counts| counts.lives += 1);
+        let how = [End::Kill, End::PowerLoss][rng.index(2)];
+        computer.end(&process, how);
+        // What is under way in the network arrives, or never.
+        computer.simulator.sleep(Duration::from_secs(10)).await;
+    }
+    counts.set(world.counts.get());
+    Ok(())
+}
+
+fn run(seed: u64) -> Result<Counts, Failure> {
+    let simulator = Simulator::new(Rng::split(seed, "scheduler"), Trace::new(false), POLLS_MAX);
+    let rng = Rng::split(seed, "ingest");
+    let computer = Computer::new(&simulator, seed, 4096);
+    let counts: Rc<Cell<Counts>> = Rc::default();
+    let outcome: Rc<RefCell<Option<Result<(), Failure>>>> = Rc::default();
+    let (theirs, told) = (Rc::clone(&counts), Rc::clone(&outcome));
+    let ended = simulator.run(async move {
+        *told.borrow_mut() = Some(drive(computer, rng, theirs).await);
+    });
+    ended.map_err(|stuck| stuck.to_string())?;
+    outcome.borrow_mut().take().expect("it ended")?;
+    simulator.shut_down();
+    Ok(counts.get())
+}
+
+const LIVES: u32 = 12;
+const POLLS_MAX: u64 = 50_000_000;
+const SEEDS: u64 = 60;
+
+#[test]
+fn nothing_durable_is_lost_and_every_read_is_right() {
+    let next = AtomicU64::new(0);
+    let total: Mutex<(Counts, Vec<String>)> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= SEEDS {
+                        return;
+                    }
+                    let outcome = run(seed);
+                    let mut total = total.lock().expect("nobody panics with it");
+                    match outcome {
+                        Ok(counts) => {
+                            let sum = &mut total.0;
+                            sum.lives += counts.lives;
+                            sum.recovered += counts.recovered;
+                            sum.reads += counts.reads;
+                            sum.flushes += counts.flushes;
+                            sum.pieces += counts.pieces;
+                            sum.lost += counts.lost;
+                            sum.excused += counts.excused;
+                        }
+                        Err(failure) => total.1.push(format!("seed {seed}: {failure}")),
+                    }
+                }
+            });
+        }
+    });
+    let (counts, failures) = total.into_inner().expect("nobody panics with it");
+    println!("{counts:?}");
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(counts.recovered > 300 && counts.flushes > 300 && counts.pieces > 1000);
+    assert!(counts.reads > 20_000 && counts.lost > 100 && counts.excused > 10);
+}
