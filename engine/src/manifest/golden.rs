@@ -1,11 +1,13 @@
-//! Bytes of version 1 of every format of keys, manifest and catalog, under fixed keys: what was written once opens
+//! Bytes of every version of every format of keys, manifest and catalog, under fixed keys: what was written once opens
 //! for ever, and to the same. The files in `tests/golden/` are never written anew; a new version adds files.
 
 use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use super::entry::{self, BaseBackup, Creation, Edit, Entry, RemovedLayer, TimelineSpan};
+use super::entry::{
+    self, BaseBackup, BranchStart, Creation, Edit, Entry, RemovedLayer, TimelineSpan,
+};
 use super::section::LayerSection;
 use super::snapshot::{NodeRef, SnapshotObjectWriter, SnapshotRoot, open_node};
 use super::snapshot_scrub::SnapshotScrubber;
@@ -106,7 +108,7 @@ fn check_entry(name: &str, number: u64, entry: &Entry) {
         branch: BRANCH,
         number,
     };
-    let made = seal_under_dek(&entry::FORMAT, &place, DEK_ID, &dek(), &entry.encode());
+    let made = seal_under_dek(&entry.format(), &place, DEK_ID, &dek(), &entry.encode());
     let stored = golden(name, &made);
     let record = SealedRecord::parse(&entry::FORMAT, &place, name, &stored).expect("sound");
     assert_eq!(record.dek_id(), Ok(DEK_ID));
@@ -127,6 +129,15 @@ fn manifest_entries_of_version_1() {
         &Entry::Claim { epoch: 12 },
     );
     check_entry("manifest_entry/v1-edit.bin", 2, &edit());
+}
+
+#[test]
+fn the_manifest_entry_of_version_2() {
+    let start = BranchStart {
+        creation: creation(),
+        readable_from: Lsn(0x8000),
+    };
+    check_entry("manifest_entry/v2-start.bin", 0, &Entry::Start(start));
 }
 
 #[test]

@@ -43,7 +43,7 @@
 use bytes::Bytes;
 
 use super::codec::{Decoder, Encoder};
-use super::entry::{BaseBackup, Creation, TIMELINE_BYTES, TIMELINES_MAX};
+use super::entry::{BaseBackup, BranchStart, Creation, TIMELINE_BYTES, TIMELINES_MAX};
 use super::section::{LayerSection, SECTION_BYTES, decode_partition};
 use crate::crypto::page_seal::{
     BlockContext, BlockKind, CIPHER_ID, Dek, DekId, FormatTag, Opener, Sealer, TAG_BYTES,
@@ -131,6 +131,15 @@ impl SnapshotRoot {
             objects: Vec::new(),
             nodes: Vec::new(),
         }
+    }
+
+    /// The root of a branch that is all its parent's.
+    pub(crate) fn started(start: BranchStart) -> SnapshotRoot {
+        let last_lsn = start.left_at();
+        let mut root = SnapshotRoot::empty(start.creation);
+        root.facts.last_lsn = last_lsn;
+        root.facts.readable_from = Some(start.readable_from);
+        root
     }
 
     /// The node that holds the sections of `partition`, and its place in the list.
