@@ -4,7 +4,8 @@
 //! - [`config`], [`access`], [`data_dir`], [`logging`]: what a server is set up from;
 //! - [`deployment`]: an object store and the keys to it; [`catalog`]: its tenants and branches; [`import_job`]: a cluster
 //!   that becomes a branch;
-//! - [`node`]: a server in this process; [`running`]: what its admin service knows of it;
+//! - [`node`]: a server in this process; [`running`]: what its admin service knows of it; [`branch_maker`]: branches of
+//!   branches, made by it;
 //! - [`pagestream`]: the service for pages; [`admin`]: the service for people and machines around it;
 //! - [`address`], [`relations`], [`exit`]: how data is named, what is in a branch, how commands end.
 #![forbid(unsafe_code)]
@@ -12,6 +13,7 @@
 pub mod access;
 pub mod address;
 pub mod admin;
+pub mod branch_maker;
 pub mod catalog;
 pub mod cli;
 pub mod config;

@@ -10,6 +10,7 @@ use engine::shard::ShardConfig;
 use engine::{Core, EngineConfig, StartError};
 
 use crate::access::{self, AccessError};
+use crate::branch_maker::BranchMaker;
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deployment::Deployment;
@@ -123,6 +124,7 @@ impl Node {
         let running = Arc::new(RunningServer {
             engine,
             pages,
+            branches: BranchMaker::new(Arc::clone(&catalog)),
             catalog,
             pages_address: first,
             data_dir: PathBuf::from(data_dir.path()),

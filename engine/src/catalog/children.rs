@@ -43,9 +43,11 @@ pub struct Child {
 }
 
 /// A name that means a new child of the same parent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ResetBranch {
-    /// What the name means now.
+    /// The name.
+    pub name: String,
+    /// What it means now.
     pub child: Child,
     /// What it meant before, and nothing means any more.
     pub was: BranchId,
@@ -54,7 +56,9 @@ pub struct ResetBranch {
 /// A name that means an earlier state of what it meant.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RestoredBranch {
-    /// What the name means now: a child of what it meant before.
+    /// The name.
+    pub name: String,
+    /// What it means now: a child of what it meant before.
     pub child: Child,
     /// The name that means that.
     pub kept_as: String,
@@ -70,7 +74,8 @@ impl Parent {
         }
     }
 
-    /// The same, found by a name: no child of it is made if the name means another branch by then.
+    /// The same, found by a name: no child of it is made if the name was changed by then, since it may mean another
+    /// branch.
     ///
     /// # Panics
     /// If another branch was found.
@@ -136,12 +141,12 @@ impl Parent {
         })
     }
 
-    async fn still_named<O: Objects>(
+    async fn is_unchanged<O: Objects>(
         &self,
         names: &NameTable<'_, O>,
     ) -> Result<bool, CatalogError> {
         match &self.seen {
-            Some(seen) => names.still_means(seen).await,
+            Some(seen) => names.is_unchanged(seen).await,
             None => Ok(true),
         }
     }
@@ -176,8 +181,8 @@ impl<O: Objects> Catalog<O> {
     /// was used before.
     ///
     /// # Errors
-    /// `BadName`; `BranchExists`; `OutsideParent`, with what would do; `NameChanged`, of the parent's name: it no longer
-    /// means this parent. After an error of the store the branch may be there or not: look.
+    /// `BadName`; `BranchExists`; `OutsideParent`, with what would do; `NameChanged`: the parent's name was changed since
+    /// it was looked up; look again. After an error of the store the branch may be there or not: look.
     ///
     /// # Cancellation
     /// Dropping the future leaves the branch visible or not, never in between.
@@ -194,11 +199,11 @@ impl<O: Objects> Catalog<O> {
         let hash = NameHash::of(&start.creation.name_hash);
         let meaning = |n| Meaning::Start(hash.branch(n), start.clone());
         let take = names.take(name, false, meaning);
-        let (taken, still_named) = future::join(take, parent.still_named(&names)).await;
+        let (taken, is_unchanged) = future::join(take, parent.is_unchanged(&names)).await;
         let n = taken?;
         let child = Child::of(hash.branch(n), &start);
         match &parent.seen {
-            Some(seen) if !still_named? => {
+            Some(seen) if !is_unchanged? => {
                 let record = NameRecord {
                     name: name.to_owned(),
                     is_protected: false,
@@ -237,7 +242,8 @@ impl<O: Objects> Catalog<O> {
         let (parent, _) = parent.ok_or_else(|| CatalogError::NoParent { name: name() })?;
         let parent = Parent::new(self.open_branch(tenant.id(), parent).await?);
         let child = self.move_to_child(tenant, &seen, &parent, to).await?;
-        Ok(ResetBranch { child, was })
+        let name = name();
+        Ok(ResetBranch { name, child, was })
     }
 
     /// Makes a name mean a new child of what it means now, which leaves that at `to`: the branch as it was then. What it
@@ -265,7 +271,11 @@ impl<O: Objects> Catalog<O> {
             None => self.keep_former(tenant, &seen.record.name, was, to).await?,
         };
         let child = self.move_to_child(tenant, &seen, &parent, Some(to)).await?;
-        Ok(RestoredBranch { child, kept_as })
+        Ok(RestoredBranch {
+            name: seen.record.name,
+            child,
+            kept_as,
+        })
     }
 
     /// Gives a branch a name that says what it comes before; one more if others have that.

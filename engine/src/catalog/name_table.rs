@@ -14,7 +14,7 @@ use super::error::CatalogError;
 use super::name_record::{Meaning, NameRecord};
 use super::tenant::Tenant;
 use crate::crypto::entropy::Entropy;
-use crate::manifest::{PutOnce, names, put_once};
+use crate::manifest::{ManifestError, PutOnce, names, put_once};
 use crate::store::objects::{Objects, StoreError};
 use crate::types::{BranchId, NameHash};
 
@@ -71,10 +71,14 @@ impl<O: Objects> NameTable<'_, O> {
         if !self.tenant.has_old_names() {
             return Ok(None);
         }
-        let opened = self
-            .open(NameHash::of(whole), Place::Version1(*whole))
-            .await;
-        none_if_not_found(opened)
+        let place = Place::Version1(*whole);
+        match self.open(NameHash::of(whole), place).await {
+            Ok(seen) => Ok(Some(seen)),
+            Err(CatalogError::Manifest(ManifestError::Store(StoreError::NotFound { .. }))) => {
+                Ok(None)
+            }
+            Err(other) => Err(other),
+        }
     }
 
     /// All names that were ever used, as they are now: one listing, and then all records at once.
@@ -120,14 +124,14 @@ impl<O: Objects> NameTable<'_, O> {
         Ok(false)
     }
 
-    /// Whether a name still means what it did when it was seen; one round trip, if it was not changed.
-    pub(super) async fn still_means(&self, seen: &SeenName) -> Result<bool, CatalogError> {
-        let next = Place::Number(seen.n.saturating_add(1));
-        if none_if_not_found(self.open(seen.hash, next).await)?.is_none() {
-            return Ok(true);
+    /// Whether nothing was changed about a name since it was seen; one round trip.
+    pub(super) async fn is_unchanged(&self, seen: &SeenName) -> Result<bool, CatalogError> {
+        let next = names::name(self.tenant.id(), seen.hash, seen.n.saturating_add(1));
+        match self.objects.get_all(&next).await {
+            Ok(_) => Ok(false),
+            Err(StoreError::NotFound { .. }) => Ok(true),
+            Err(other) => Err(other.into()),
         }
-        let now = self.see(&seen.record.name).await?;
-        Ok(now.is_some_and(|now| now.record.branch() == seen.record.branch()))
     }
 
     /// Gives a name that means nothing a meaning, which may depend on the number of the change; the number. One put, if
@@ -246,18 +250,6 @@ fn place_of(directory: &str, path: &str) -> Option<(NameHash, Place)> {
     }
     let whole = digits.parse::<BranchId>().ok()?.0.0;
     (n == 0).then_some((NameHash::of(&whole), Place::Version1(whole)))
-}
-
-fn none_if_not_found(
-    opened: Result<SeenName, CatalogError>,
-) -> Result<Option<SeenName>, CatalogError> {
-    match opened {
-        Ok(seen) => Ok(Some(seen)),
-        Err(CatalogError::Manifest(crate::manifest::ManifestError::Store(
-            StoreError::NotFound { .. },
-        ))) => Ok(None),
-        Err(other) => Err(other),
-    }
 }
 
 /// Others that may take and leave a name again before we give up.

@@ -21,6 +21,9 @@ use crate::store::memory::MemoryObjects;
 use crate::store::objects::Objects;
 use crate::types::{BranchId, Id, Key, KeySpace, Lsn, NameHash, PAGE_BYTES, Partition, TenantId};
 
+mod children;
+mod name_changes;
+
 struct TestSpace;
 
 impl KeySpace for TestSpace {

@@ -17,7 +17,7 @@ use crate::layer::{
     LayerError, LayerHeader, LayerId, LayerIndex, PackEntry, Part, ValueKind, open_block,
     open_pack,
 };
-use crate::manifest::LayerSection;
+use crate::manifest::{Branch, LayerSection};
 use crate::store::StoreClient;
 use crate::types::{Key, Lsn, ObjectId, Partition};
 
@@ -295,6 +295,11 @@ impl BranchOnCore {
 
     pub(super) fn last_lsn(&self) -> Lsn {
         self.shared.branch.last_lsn()
+    }
+
+    /// What its manifest says.
+    pub(super) fn manifest(&self) -> Arc<Branch> {
+        Arc::clone(&self.shared.branch)
     }
 
     /// The branch it left, and where.

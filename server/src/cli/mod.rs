@@ -103,7 +103,7 @@ enum Command {
     Import(import::ImportArguments),
     /// Makes and lists tenants.
     Tenant(tenant::TenantArguments),
-    /// Lists branches.
+    /// Makes, lists and changes branches.
     Branch(branch::BranchArguments),
     /// Shows one page.
     Get(get::GetArguments),
