@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::branches;
 use crate::clock;
 use crate::counters::Counters;
 use crate::device::{self, DeviceLoad};
@@ -46,6 +47,12 @@ pub(crate) fn run(options: Options) -> Result<()> {
                 imports.notes,
                 GoalsShown::Measured,
             )
+        }
+        Command::Branch(options) => {
+            let series = branches::run(&options, clock::now_ns())?;
+            let note = "shapes: the parent's size, and how many branches of it were there before"
+                .to_owned();
+            finish(&options.run, &series, vec![note], GoalsShown::Measured)
         }
         Command::Decode(options) => replay::decode(&options.directory, options.rounds),
         Command::Redo(options) => replay::replay(&options.directory, options.rounds),

@@ -167,7 +167,7 @@ async fn prepare(place: &Place, name: &str, pages: u32, content: Content) -> Res
     let branches = catalog.branches(&tenant).await.map_err(failed)?;
     let found = branches
         .iter()
-        .find(|branch| branch.name == name)
+        .find(|branch| branch.name.as_deref() == Some(name))
         .map(|branch| branch.id);
     let branch = match found {
         Some(branch) => branch,

@@ -33,6 +33,13 @@ pub(crate) const SPARSE_RESTART: &str = "1 TiB, sparse";
 /// A running cluster that pgbench filled; the shape is its scale.
 pub(crate) const IMPORT_GROUP: &str = "import of a running cluster, in pages";
 
+/// Branches made in a local directory; the shape is the parent's size.
+pub(crate) const BRANCH_GROUP: &str = "making a branch, local store";
+/// The same in a store that takes its time.
+pub(crate) const BRANCH_DISTANT_GROUP: &str = "making a branch, distant store";
+/// Shapes of both, as far as goals go.
+const BRANCH_SHAPES: [&str; 3] = ["1 GiB", "100 TiB", "100 TiB, 1000"];
+
 pub(crate) const DEVICE: &str = "device";
 pub(crate) const FIO: &str = "fio";
 pub(crate) const WIRE: &str = "wire";
@@ -42,6 +49,12 @@ pub(crate) const PAGESTREAM: &str = "pagestream";
 pub(crate) const STORE_GET: &str = "store GET";
 
 pub(crate) const IMPORT: &str = "import";
+/// A bare put of an object of the size of a branch's record.
+pub(crate) const PUT: &str = "put";
+/// The catalog in this process.
+pub(crate) const CATALOG: &str = "catalog";
+/// A request to a server's admin API.
+pub(crate) const SERVER: &str = "server";
 /// The same cluster to the same disk.
 pub(crate) const PG_BASEBACKUP: &str = "pg_basebackup";
 
@@ -166,6 +179,26 @@ pub(crate) fn goals(report: &Report) -> Vec<Goal> {
         &(IMPORT_GROUP, IMPORT, scale),
         ratio,
     );
+    for (group, name) in [
+        (BRANCH_GROUP, CATALOG),
+        (BRANCH_GROUP, SERVER),
+        (BRANCH_DISTANT_GROUP, CATALOG),
+    ] {
+        for shape in BRANCH_SHAPES {
+            let at = (group, name, shape.to_owned());
+            let what = format!("{group}, {name}, {shape}");
+            goals.at_most(format!("{what}: time over a bare put's"), 1.2, &at, |row| {
+                Some(1.0 / row.rate_ratio?.median)
+            });
+            let put = report.row(group, PUT, shape).map(|row| row.latency.p50_us);
+            goals.at_most(
+                format!("{what}: us besides the put, p50"),
+                1000.0,
+                &at,
+                |row| Some((row.latency.p50_us - put?).max(0.0)),
+            );
+        }
+    }
     goals.list
 }
 

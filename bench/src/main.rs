@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod branches;
 mod clock;
 mod commands;
 mod counters;

@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Restart(SuiteOptions),
     /// Imports of a running cluster, with pg_basebackup beside it, and how much memory they take.
     Import(ImportOptions),
+    /// Making branches, with a bare put into the same store beside it.
+    Branch(BranchOptions),
     /// Everything, and the goals.
     All(SuiteOptions),
     /// Decoding of WAL, in memory, on one core.
@@ -151,6 +153,24 @@ pub(crate) struct ImportOptions {
     /// Scale of pgbench's tables, 15 MiB each; for the look at memory they are made twice as large.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) scale: u32,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BranchOptions {
+    /// Directory on the disk that is written to; what is made there is removed again.
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// Branches made in each round.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) creates: u32,
+    /// Branches that are there already, where there are many.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) branches: u32,
+    /// Latency of the distant store, in milliseconds.
+    #[arg(long, default_value_t = 30)]
+    pub(crate) store_first_byte_ms: u64,
     #[command(flatten)]
     pub(crate) run: RunOptions,
 }

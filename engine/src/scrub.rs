@@ -196,10 +196,14 @@ fn check_head(path: &str, head: &[u8; HEAD_BYTES]) -> Result<(), RecordProblem> 
         kek::MAGIC => path == names::kek(TenantId(Id(array(16))), u32_at(48)),
         _ => return Err(RecordProblem::OtherFormat),
     };
-    if version != VERSION {
+    let known = match magic {
+        b"PSMANIFE" | b"PSTENANT" | b"PSNAMERC" => 2,
+        _ => 1,
+    };
+    if !(1..=known).contains(&version) {
         return Err(RecordProblem::UnknownVersion {
             found: version,
-            known: VERSION,
+            known,
         });
     }
     if belongs {
@@ -209,8 +213,6 @@ fn check_head(path: &str, head: &[u8; HEAD_BYTES]) -> Result<(), RecordProblem> 
     }
 }
 
-/// Of all records so far.
-const VERSION: u16 = 1;
 /// The part of the headers that all records share in length.
 const HEAD_BYTES: usize = 64;
 const CHECKSUM_BYTES: usize = 4;

@@ -37,6 +37,10 @@ pub fn kind(error: &CatalogError) -> CatalogErrorKind {
         | CatalogError::Ambiguous(_)
         | CatalogError::BadName { .. }
         | CatalogError::OutsideParent { .. }
+        | CatalogError::HasChildren { .. }
+        | CatalogError::Protected { .. }
+        | CatalogError::NoParent { .. }
+        | CatalogError::NameChanged { .. }
         | CatalogError::OtherProvider { .. }
         | CatalogError::OtherKeySpace { .. }
         | CatalogError::WalTooLarge { .. } => CatalogErrorKind::Refused,
@@ -86,11 +90,17 @@ impl From<CatalogError> for Failure {
                 ..
             })
         );
+        let hint = match &error {
+            _ if is_keys => Some("another keyring has it: --keyring, or `pageserver key import`"),
+            CatalogError::HasChildren { .. } => Some("delete those first"),
+            CatalogError::Protected { .. } => Some("`pageserver branch unprotect` lifts that"),
+            CatalogError::NameChanged { .. } => Some("look at `pageserver branch list`, try again"),
+            _ => None,
+        };
         let failure = Failure::new(exit, error);
-        if is_keys {
-            failure.hint("another keyring has it: --keyring, or `pageserver key import`")
-        } else {
-            failure
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
         }
     }
 }

@@ -122,8 +122,7 @@ impl Deployment {
 
     /// Makes sure that the store honours put-if-absent. Five requests; before the first write only.
     pub async fn probe(&self) -> Result<(), DeploymentError> {
-        let mut random = ChaCha20Rng::from_seed(self.entropy.draw());
-        Ok(probe_put_if_absent(&self.store, &mut random).await?)
+        Ok(probe(&self.store, &self.entropy).await?)
     }
 
     /// Starts an engine over this store. `server` names the owner of its cache; another's is not taken over.
@@ -150,6 +149,12 @@ impl Deployment {
     pub fn close(self) {
         drop(self.threads);
     }
+}
+
+/// Makes sure that a store honours put-if-absent.
+pub(crate) async fn probe(store: &StoreClient, entropy: &Entropy) -> Result<(), ProbeError> {
+    let mut random = ChaCha20Rng::from_seed(entropy.draw());
+    probe_put_if_absent(store, &mut random).await
 }
 
 fn key_space() -> Arc<dyn KeySpace> {

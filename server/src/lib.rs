@@ -5,7 +5,8 @@
 //! - [`deployment`]: an object store and the keys to it; [`catalog`]: its tenants and branches; [`import_job`]: a cluster
 //!   that becomes a branch;
 //! - [`follow`]: branches that follow a running Postgres; [`primary_connection`]: how one is connected to;
-//! - [`node`]: a server in this process; [`running`]: what its admin service knows of it;
+//! - [`node`]: a server in this process; [`running`]: what its admin service knows of it; [`branch_maker`]: branches of
+//!   branches, made by it;
 //! - [`pagestream`]: the service for pages; [`admin`]: the service for people and machines around it;
 //! - [`address`], [`relations`], [`exit`]: how data is named, what is in a branch, how commands end.
 #![forbid(unsafe_code)]
@@ -13,6 +14,7 @@
 pub mod access;
 pub mod address;
 pub mod admin;
+pub mod branch_maker;
 pub mod catalog;
 pub mod cli;
 pub mod config;

@@ -11,6 +11,7 @@ use engine::shard::ShardConfig;
 use engine::{Core, EngineConfig, StartError};
 
 use crate::access::{self, AccessError};
+use crate::branch_maker::BranchMaker;
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deployment::Deployment;
@@ -135,6 +136,7 @@ impl Node {
         let running = Arc::new(RunningServer {
             engine,
             pages,
+            branches: BranchMaker::new(Arc::clone(&catalog)),
             catalog,
             followers: Arc::new(followers),
             pages_address: first,

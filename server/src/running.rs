@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use engine::manifest::Branch;
 use engine::types::{BranchId, Lsn, TenantId};
 use engine::{Core, Engine, ReadError};
 
+use crate::branch_maker::BranchMaker;
 use crate::catalog::ServerCatalog;
 use crate::follow::followers::Followers;
 use crate::pagestream::listener::PageService;
@@ -24,6 +26,8 @@ pub struct RunningServer {
     pub catalog: Arc<ServerCatalog>,
     /// Branches that follow a primary.
     pub followers: Arc<Followers>,
+    /// Makes branches of branches.
+    pub branches: BranchMaker,
     /// Where core 0 listens.
     pub pages_address: SocketAddr,
     /// What is local.
@@ -63,6 +67,18 @@ impl RunningServer {
                 readable_from: branch.readable_from(),
                 last_lsn: branch.last_lsn(),
             })
+        })
+        .await
+    }
+
+    /// What the manifest of a branch says, as the engine has it.
+    pub async fn manifest(
+        &self,
+        tenant: TenantId,
+        branch: BranchId,
+    ) -> Option<Result<Arc<Branch>, ReadError>> {
+        on_core(&self.engine, 0, async move |core: Core| {
+            Ok(core.open_branch(tenant, branch).await?.manifest())
         })
         .await
     }

@@ -67,10 +67,13 @@ fn every_answer_is_right_over_the_seeds_of_ci() {
     );
     let Judged {
         children,
+        children_of_one_put,
+        races,
         scans,
         extents_ahead,
         ..
     } = judged;
     println!("{judged:?}");
     assert!(children > 1_000 && scans > 1_000 && extents_ahead > 1_000);
+    assert!(children_of_one_put > 1_000 && races > 1_000);
 }

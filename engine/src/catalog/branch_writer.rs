@@ -20,7 +20,9 @@ use super::catalog::CatalogParts;
 use super::cpu::Cpu;
 use super::error::CatalogError;
 use super::layer_store::{LayerStore, beside};
-use super::records::{NameRecord, seal_begun, seal_wal};
+use super::name_record::Meaning;
+use super::name_table::NameTable;
+use super::records::{seal_begun, seal_wal};
 use super::tenant::Tenant;
 use super::window::Window;
 use crate::layer::{LayerConfig, Value};
@@ -295,21 +297,13 @@ impl<O: Objects> BranchWriter<O> {
     }
 
     async fn put_name(&self) -> Result<(), CatalogError> {
-        let name_key = self.tenant.name_key();
-        let record = NameRecord {
-            name: self.name.clone(),
-            branch: self.branch,
+        let names = NameTable {
+            objects: &self.objects,
+            tenant: &self.tenant,
+            entropy: &self.parts.entropy,
         };
-        let hash = name_key.keyed_hash(self.name.as_bytes());
-        let sealed = record.seal(self.tenant.id(), 0, name_key, &self.parts.entropy);
-        let path = names::name(self.tenant.id(), &hash, 0);
-        match put_once(&self.objects, &path, sealed).await? {
-            PutOnce::Ours => Ok(()),
-            PutOnce::Taken => Err(CatalogError::BranchExists {
-                tenant: self.tenant.id(),
-                name: self.name.clone(),
-            }),
-        }
+        let meaning = |_| Meaning::Branch(self.branch);
+        names.take(&self.name, false, meaning).await.map(|_| ())
     }
 
     /// Gives the window to the other half and begins another.

@@ -1,21 +1,27 @@
 //! Tenants, branches and their names.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::{StreamExt, TryStreamExt, future, stream};
+use bytes::Bytes;
+use futures_util::future::{self, Either, select};
+use futures_util::{StreamExt, TryStreamExt, stream};
 
+use super::CONCURRENT_MAX;
 use super::branch_writer::{BranchWriter, LayerUploads, ParentLink, WriterConfig};
 use super::error::CatalogError;
+use super::name_record::{Meaning, NameRecord};
+use super::name_table::{NameTable, SeenName};
 use super::names::check_name;
-use super::records::{NameRecord, WalPiece, open_begun, open_wal, parse_wal};
+use super::records::{WalPiece, open_wal, parse_wal};
 use super::tenant::Tenant;
 use crate::crypto::entropy::Entropy;
 use crate::crypto::key_provider::KeyProvider;
-use crate::manifest::{Branch, FetchedLog, KeyTables, ManifestError, TimelineSpan, names};
-use crate::store::objects::Objects;
-use crate::types::{BranchId, Id, KeySpace, Lsn, TenantId};
+use crate::manifest::{Branch, FetchedLog, ManifestError, ManifestLog, TimelineSpan, names};
+use crate::store::objects::{Objects, StoreError};
+use crate::types::{BranchId, Id, KeySpace, Lsn, NameHash, TenantId};
 
 /// What the catalog is made of besides a store.
 #[derive(Clone)]
@@ -39,30 +45,27 @@ pub struct Catalog<O> {
     opened: Arc<Mutex<VecDeque<Arc<Tenant>>>>,
 }
 
-/// A visible branch.
+/// A branch that was looked up.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct BranchSummary {
-    /// What it is called.
-    pub name: String,
-    /// Its id.
-    pub id: BranchId,
-    /// From where on it can be read.
-    pub readable_from: Option<Lsn>,
-    /// Its last LSN.
-    pub last_lsn: Lsn,
-    /// Number of its layers.
-    pub layers: u64,
-    /// Bytes of its layers in the store.
-    pub layer_bytes: u64,
+pub struct FoundBranch {
+    id: BranchId,
+    /// The name it was found by.
+    pub(super) seen: Option<SeenName>,
 }
 
-/// A branch that was begun and never became visible: an import that broke off, or one that is under way.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Orphan {
-    /// The name it was to have.
-    pub name: String,
+impl FoundBranch {
     /// Its id.
-    pub id: BranchId,
+    pub fn id(&self) -> BranchId {
+        self.id
+    }
+}
+
+/// What there is of a branch, fetched without a key.
+enum Stored {
+    /// Somebody has written to it.
+    Log(FetchedLog),
+    /// Nobody has: the record that it began with, or that its id would have begun with.
+    Record(Bytes),
 }
 
 impl<O: Objects> Catalog<O> {
@@ -151,51 +154,32 @@ impl<O: Objects> Catalog<O> {
         }
     }
 
-    /// The visible branches of a tenant, by name.
-    pub async fn branches(&self, tenant: &Tenant) -> Result<Vec<BranchSummary>, CatalogError> {
-        let named = self.named(tenant).await?;
-        let mut branches: Vec<BranchSummary> =
-            stream::iter(named.into_iter().map(|record| async move {
-                let branch = Branch::open(&self.objects, Arc::clone(tenant.keys()), record.branch);
-                let branch = branch.await?;
-                let facts = branch.facts();
-                Ok::<_, CatalogError>(BranchSummary {
-                    name: record.name,
-                    id: record.branch,
-                    readable_from: facts.readable_from,
-                    last_lsn: facts.last_lsn,
-                    layers: facts.layers,
-                    layer_bytes: facts.layer_bytes,
-                })
-            }))
-            .buffer_unordered(CONCURRENT_MAX)
-            .try_collect()
-            .await?;
-        branches.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(branches)
+    /// The branch with this name or id. Two round trips, or none for an id: whether there is such a branch,
+    /// [`Catalog::open_branch`] says.
+    pub async fn find(
+        &self,
+        tenant: &Tenant,
+        name_or_id: &str,
+    ) -> Result<FoundBranch, CatalogError> {
+        if let Ok(id) = name_or_id.parse() {
+            return Ok(FoundBranch { id, seen: None });
+        }
+        let (seen, id) = self.see_branch(tenant, name_or_id).await?;
+        let seen = Some(seen);
+        Ok(FoundBranch { id, seen })
     }
 
-    /// The id of the branch with this name. A text that is an id comes back as it is: whether there is such a
-    /// branch, [`Catalog::open_branch`] says.
+    /// The id of the branch that [`Catalog::find`] finds.
     pub async fn find_branch(
         &self,
         tenant: &Tenant,
         name_or_id: &str,
     ) -> Result<BranchId, CatalogError> {
-        if let Ok(id) = name_or_id.parse() {
-            return Ok(id);
-        }
-        let found = self.name_record(tenant, name_or_id).await?;
-        found
-            .map(|record| record.branch)
-            .ok_or_else(|| CatalogError::NoSuchBranch {
-                tenant: tenant.id(),
-                branch: name_or_id.to_owned(),
-            })
+        Ok(self.find(tenant, name_or_id).await?.id)
     }
 
     /// Opens a branch for reading, by ids. From nothing: three dependent round trips and one call to the key
-    /// provider, since the log is fetched while the tenant's keys are opened.
+    /// provider, since the log is fetched while the tenant's keys are opened; two if nobody has written to it.
     ///
     /// # Errors
     /// `NoSuchBranch` also for an import that is not complete.
@@ -214,39 +198,110 @@ impl<O: Objects> Catalog<O> {
         id: BranchId,
         opened: impl Future<Output = Result<Arc<Tenant>, E>>,
     ) -> Result<Arc<Branch>, E> {
-        let log = FetchedLog::fetch(&self.objects, tenant, id);
-        let (opened, log) = future::join(opened, log).await;
-        let keys = Arc::clone(opened?.keys());
-        Ok(self.branch_of_log(keys, id, log).await?)
+        let stored = self.fetch_branch(tenant, id);
+        let (opened, stored) = future::join(opened, stored).await;
+        let branch = self.open_fetched(&*opened?, id, stored).await?;
+        self.check_key_space(&branch)?;
+        Ok(branch)
     }
 
-    async fn branch_of_log(
+    /// Claims a branch for a writer of its manifest: whoever wrote before is fenced from the moment this returns. The
+    /// first writer of a branch that is all its parent's begins its manifest.
+    ///
+    /// # Errors
+    /// As [`Catalog::open_branch`].
+    pub async fn claim_branch(
         &self,
-        keys: Arc<KeyTables>,
+        tenant: &Tenant,
         id: BranchId,
-        log: Result<FetchedLog, ManifestError>,
+    ) -> Result<ManifestLog<O>, CatalogError> {
+        let branch = self.open_stored(tenant, id).await?;
+        self.check_key_space(&branch)?;
+        let (objects, keys) = (self.objects.clone(), Arc::clone(tenant.keys()));
+        let entropy = self.parts.entropy.clone();
+        Ok(match branch.unwritten_start() {
+            Some(start) => ManifestLog::claim_unwritten(objects, keys, id, start, entropy).await?,
+            None => ManifestLog::claim(objects, keys, id, entropy).await?,
+        })
+    }
+
+    /// Opens a branch of whatever layout of keys.
+    pub(super) async fn open_stored(
+        &self,
+        tenant: &Tenant,
+        id: BranchId,
+    ) -> Result<Arc<Branch>, CatalogError> {
+        let stored = self.fetch_branch(tenant.id(), id).await;
+        self.open_fetched(tenant, id, stored).await
+    }
+
+    /// The log of a branch, or else the record it began with, which is asked for beside it: it lies where the id says.
+    async fn fetch_branch(&self, tenant: TenantId, id: BranchId) -> Result<Stored, ManifestError> {
+        let (hash, n) = NameHash::of_branch(id);
+        let path = names::name(tenant, hash, n);
+        let log = pin!(FetchedLog::fetch(&self.objects, tenant, id));
+        let record = pin!(self.objects.get_all(&path));
+        let (log, record) = match select(log, record).await {
+            Either::Left((Err(ManifestError::NoSuchBranch { branch }), record)) => {
+                (Err(ManifestError::NoSuchBranch { branch }), record.await)
+            }
+            Either::Left((log, _)) => return log.map(Stored::Log),
+            Either::Right((record, log)) => (log.await, record),
+        };
+        match (log, record) {
+            (Err(ManifestError::NoSuchBranch { .. }), Ok(bytes)) => Ok(Stored::Record(bytes)),
+            (Err(no_log @ ManifestError::NoSuchBranch { .. }), Err(error)) => match error {
+                StoreError::NotFound { .. } => Err(no_log),
+                other => Err(other.into()),
+            },
+            (log, _) => log.map(Stored::Log),
+        }
+    }
+
+    async fn open_fetched(
+        &self,
+        tenant: &Tenant,
+        id: BranchId,
+        stored: Result<Stored, ManifestError>,
     ) -> Result<Arc<Branch>, CatalogError> {
         let no_such_branch = || CatalogError::NoSuchBranch {
-            tenant: keys.tenant(),
+            tenant: tenant.id(),
             branch: id.to_string(),
         };
-        let log = log.map_err(|error| match error {
+        let keys = Arc::clone(tenant.keys());
+        let stored = stored.map_err(|error| match error {
             ManifestError::NoSuchBranch { .. } => no_such_branch(),
             other => other.into(),
         })?;
-        let branch = Branch::open_fetched(&self.objects, Arc::clone(&keys), id, &log).await?;
+        let branch = match stored {
+            Stored::Log(log) => Branch::open_fetched(&self.objects, keys, id, &log).await?,
+            Stored::Record(bytes) => {
+                let place = NameHash::of_branch(id);
+                let path = names::name(tenant.id(), place.0, place.1);
+                let name_key = tenant.name_key();
+                let record = NameRecord::open(&path, &bytes, tenant.id(), place, name_key)?;
+                match record.meaning {
+                    Meaning::Start(_, start) => Branch::unwritten(keys, id, start),
+                    Meaning::Branch(_) | Meaning::Nothing { .. } => return Err(no_such_branch()),
+                }
+            }
+        };
         if branch.readable_from().is_none() {
             return Err(no_such_branch());
         }
-        let found = branch.facts().creation.key_space;
-        if found != self.parts.key_space_tag {
-            return Err(CatalogError::OtherKeySpace {
-                branch: id,
-                found,
-                known: self.parts.key_space_tag,
-            });
-        }
         Ok(Arc::new(branch))
+    }
+
+    fn check_key_space(&self, branch: &Branch) -> Result<(), CatalogError> {
+        let (found, known) = (branch.facts().creation.key_space, self.parts.key_space_tag);
+        if found == known {
+            return Ok(());
+        }
+        Err(CatalogError::OtherKeySpace {
+            branch: branch.id(),
+            found,
+            known,
+        })
     }
 
     /// Begins a branch without a parent, which [`BranchWriter::commit`] makes visible under `name`. The writer
@@ -277,14 +332,20 @@ impl<O: Objects> Catalog<O> {
         at: Lsn,
         config: WriterConfig,
     ) -> Result<(BranchWriter<O>, LayerUploads<O>), CatalogError> {
-        let horizon = parent.readable_from().filter(|horizon| *horizon <= at);
-        let horizon = horizon.filter(|_| at <= parent.last_lsn() && parent.tenant() == tenant.id());
-        let Some(readable_from) = horizon else {
+        let horizon = parent.readable_from();
+        let horizon = horizon.filter(|_| parent.tenant() == tenant.id());
+        let readable_from = horizon.ok_or_else(|| CatalogError::NoSuchBranch {
+            tenant: tenant.id(),
+            branch: parent.id().to_string(),
+        })?;
+        if at < readable_from || at > parent.last_lsn() {
             return Err(CatalogError::OutsideParent {
                 parent: parent.id(),
                 at,
+                readable_from,
+                last_lsn: parent.last_lsn(),
             });
-        };
+        }
         let link = ParentLink {
             branch: parent.id(),
             left_at: at,
@@ -304,7 +365,8 @@ impl<O: Objects> Catalog<O> {
         config: WriterConfig,
     ) -> Result<(BranchWriter<O>, LayerUploads<O>), CatalogError> {
         check_name(name)?;
-        if self.name_record(tenant, name).await?.is_some() {
+        let seen = self.names(tenant).see(name).await?;
+        if seen.is_some_and(|seen| seen.record.branch().is_some()) {
             return Err(CatalogError::BranchExists {
                 tenant: tenant.id(),
                 name: name.to_owned(),
@@ -322,33 +384,6 @@ impl<O: Objects> Catalog<O> {
         .await
     }
 
-    /// Branches that were begun and are not visible, by id. Those under way are among them.
-    pub async fn orphans(&self, tenant: &Tenant) -> Result<Vec<Orphan>, CatalogError> {
-        // Names last: what becomes visible in between is not taken for an orphan.
-        let directory = names::all_begun(tenant.id());
-        let begun = self.objects.list(&directory, None).await?;
-        let visible: BTreeSet<BranchId> = self
-            .named(tenant)
-            .await?
-            .into_iter()
-            .map(|record| record.branch)
-            .collect();
-        let mut orphaned: Vec<BranchId> = begun
-            .iter()
-            .filter_map(|object| object.path.strip_prefix(&directory)?.parse().ok())
-            .collect();
-        orphaned.retain(|id| !visible.contains(id));
-        stream::iter(orphaned.into_iter().map(|id| async move {
-            let path = names::begun(tenant.id(), id);
-            let bytes = self.objects.get_all(&path).await?;
-            let name = open_begun(&path, &bytes, (tenant.id(), id), tenant.name_key())?;
-            Ok(Orphan { name, id })
-        }))
-        .buffered(CONCURRENT_MAX)
-        .try_collect()
-        .await
-    }
-
     /// Piece `number` of the WAL that was kept with a branch; see `BaseBackup::wal_objects`.
     pub async fn read_wal(&self, branch: &Branch, number: u64) -> Result<WalPiece, CatalogError> {
         let owner = (branch.tenant(), branch.id());
@@ -359,59 +394,13 @@ impl<O: Objects> Catalog<O> {
         Ok(open_wal(&record, number, &dek)?)
     }
 
-    /// What `name` means now.
-    async fn name_record(
-        &self,
-        tenant: &Tenant,
-        name: &str,
-    ) -> Result<Option<NameRecord>, CatalogError> {
-        let hash = tenant.name_key().keyed_hash(name.as_bytes());
-        let directory = names::name_history(tenant.id(), &hash);
-        let listed = self.objects.list(&directory, None).await?;
-        let newest = listed
-            .iter()
-            .filter_map(|object| names::number_at_end(&object.path, 8))
-            .max();
-        match newest.and_then(|n| u32::try_from(n).ok()) {
-            Some(n) => self.open_name(tenant, hash, n).await.map(Some),
-            None => Ok(None),
+    /// The names of a tenant.
+    pub(super) fn names<'a>(&'a self, tenant: &'a Tenant) -> NameTable<'a, O> {
+        NameTable {
+            objects: &self.objects,
+            tenant,
+            entropy: &self.parts.entropy,
         }
-    }
-
-    /// All names and what they mean now.
-    async fn named(&self, tenant: &Tenant) -> Result<Vec<NameRecord>, CatalogError> {
-        let directory = names::names(tenant.id());
-        let listed = self.objects.list(&directory, None).await?;
-        let mut newest: BTreeMap<u128, u32> = BTreeMap::new();
-        for object in &listed {
-            let hash = object
-                .path
-                .strip_prefix(&directory)
-                .and_then(|rest| rest.split('/').next())
-                .and_then(|hash| u128::from_str_radix(hash, 16).ok());
-            let n = names::number_at_end(&object.path, 8).and_then(|n| u32::try_from(n).ok());
-            if let (Some(hash), Some(n)) = (hash, n) {
-                let known = newest.entry(hash).or_default();
-                *known = n.max(*known);
-            }
-        }
-        stream::iter(newest)
-            .map(|(hash, n)| self.open_name(tenant, hash.to_be_bytes(), n))
-            .buffered(CONCURRENT_MAX)
-            .try_collect()
-            .await
-    }
-
-    async fn open_name(
-        &self,
-        tenant: &Tenant,
-        hash: [u8; 16],
-        n: u32,
-    ) -> Result<NameRecord, CatalogError> {
-        let path = names::name(tenant.id(), &hash, n);
-        let bytes = self.objects.get_all(&path).await?;
-        let record = NameRecord::open(&path, &bytes, tenant.id(), (&hash, n), tenant.name_key())?;
-        Ok(record)
     }
 
     fn opened(&self, id: TenantId) -> Option<Arc<Tenant>> {
@@ -439,9 +428,6 @@ impl<O> fmt::Debug for Catalog<O> {
         f.write_str("Catalog")
     }
 }
-
-/// Requests of one call in flight at once.
-const CONCURRENT_MAX: usize = 16;
 
 /// Tenants whose keys are kept open.
 const TENANTS_OPEN_MAX: usize = 1024;

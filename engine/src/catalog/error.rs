@@ -9,12 +9,46 @@ use crate::types::{BranchId, Lsn, TenantId};
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
     /// A branch can leave its parent only where the parent can be read.
-    #[error("branch {parent} can't be read at {at}, so no branch can start there")]
+    #[error(
+        "no branch can start at {at}: its parent {parent} can be read from {readable_from} to {last_lsn}"
+    )]
     OutsideParent {
         /// The parent.
         parent: BranchId,
         /// Where the branch was to start.
         at: Lsn,
+        /// The first LSN that the parent can show.
+        readable_from: Lsn,
+        /// The last one.
+        last_lsn: Lsn,
+    },
+    /// A branch that others read, so that it can't be deleted.
+    #[error("branch {name} has children: {}", listed(children))]
+    HasChildren {
+        /// Its name.
+        name: String,
+        /// The names of its children and their children.
+        children: Vec<String>,
+    },
+    /// A branch that is protected from what was asked.
+    #[error("branch {name} is protected")]
+    Protected {
+        /// Its name.
+        name: String,
+    },
+    /// A branch that is nobody's child.
+    #[error("branch {name} has no parent that it could be reset to")]
+    NoParent {
+        /// Its name.
+        name: String,
+    },
+    /// Somebody changed what the name means while it was being changed, or a child of it was being made.
+    #[error("tenant {tenant}: what the name {name} means has just been changed by somebody else")]
+    NameChanged {
+        /// Whose name.
+        tenant: TenantId,
+        /// The name.
+        name: String,
     },
     /// Store, keys, or a manifest.
     #[error(transparent)]
@@ -105,3 +139,14 @@ impl From<RecordError> for CatalogError {
         CatalogError::Manifest(error.into())
     }
 }
+
+/// The first few of many names.
+fn listed(names: &[String]) -> String {
+    let shown = names[..names.len().min(LISTED_MAX)].join(", ");
+    match names.len().saturating_sub(LISTED_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+const LISTED_MAX: usize = 5;

@@ -1,16 +1,17 @@
-//! The small records of the catalog, version 1 each: sealed records (see `crypto/sealed_record.rs`) under derived
-//! keys. Texts have their length (u32) before them.
+//! The small records of the catalog: sealed records (see `crypto/sealed_record.rs`) under derived keys. Texts have their
+//! length (u32) before them. Those of names are in `name_record.rs`.
 //!
 //! | magic    | object                     | number    | derived from        | body                                    |
 //! |----------|----------------------------|-----------|---------------------|-----------------------------------------|
 //! | PSTENANT | `catalog/<tenant>/…`       | KEK epoch | the KEK             | name, name key (32)                     |
-//! | PSNAMERC | `…/names/<hash>/<n>`       | n         | the name key        | name, branch id (16)                    |
 //! | PSBEGUNB | `…/begun/<branch>`         | 0         | the name key        | name                                    |
 //! | PSWALOBJ | `…/wal/<number>`           | number    | (a DEK)             | predecessor (u64, all ones for none), epoch (u32), start LSN (u64), WAL |
 //!
+//! All are of version 1, but for the tenant's: version 2 of it, with the same body, says that no name of the tenant lies
+//! where version 1 of names put it, so that nobody needs to look there.
+//!
 //! The name key is drawn with the tenant and never changes, so names stay where they are when KEKs rotate: then the
-//! tenant's record is written anew, and nothing else. A name record in the directory of another name is refused,
-//! since its name's hash is not the directory's.
+//! tenant's record is written anew, in its version, and nothing else.
 
 use bytes::Bytes;
 use zeroize::Zeroizing;
@@ -30,6 +31,8 @@ use crate::types::{BranchId, Lsn, TenantId};
 pub(crate) struct TenantRecord {
     pub(crate) name: String,
     pub(crate) name_key: Kek,
+    /// Whether names may lie where version 1 put them.
+    pub(crate) old_names: bool,
 }
 
 impl TenantRecord {
@@ -40,7 +43,8 @@ impl TenantRecord {
         entropy: &Entropy,
     ) -> Bytes {
         let place = tenant_place(tenant, u64::from(kek_epoch));
-        seal_derived(&TENANT, &place, kek_epoch, kek, entropy, &self.encode())
+        let format = if self.old_names { TENANT_V1 } else { TENANT };
+        seal_derived(&format, &place, kek_epoch, kek, entropy, &self.encode())
     }
 
     fn encode(&self) -> Zeroizing<Vec<u8>> {
@@ -49,12 +53,16 @@ impl TenantRecord {
         Zeroizing::new(body.finish())
     }
 
-    fn decode(body: &[u8]) -> Result<TenantRecord, RecordProblem> {
+    fn decode(body: &[u8], version: u16) -> Result<TenantRecord, RecordProblem> {
         let mut from = Decoder::new(body);
         let name = from.text()?;
         let name_key = Kek::from_bytes(from.array::<KEK_BYTES>()?);
         from.finish()?;
-        Ok(TenantRecord { name, name_key })
+        Ok(TenantRecord {
+            name,
+            name_key,
+            old_names: version < TENANT.tag.version,
+        })
     }
 
     pub(crate) fn open(
@@ -70,61 +78,7 @@ impl TenantRecord {
             _ => return Err(RecordProblem::Misplaced.at(path)),
         }
         let body = Zeroizing::new(record.open_derived(kek)?);
-        TenantRecord::decode(&body).map_err(|problem| problem.at(path))
-    }
-}
-
-/// What a name means since its `n`-th change.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct NameRecord {
-    pub(crate) name: String,
-    pub(crate) branch: BranchId,
-}
-
-impl NameRecord {
-    pub(crate) fn seal(
-        &self,
-        tenant: TenantId,
-        n: u32,
-        name_key: &Kek,
-        entropy: &Entropy,
-    ) -> Bytes {
-        let place = tenant_place(tenant, u64::from(n));
-        seal_derived(&NAME, &place, NO_EPOCH, name_key, entropy, &self.encode())
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut body = Encoder::default();
-        body.text(&self.name).branch(self.branch);
-        body.finish()
-    }
-
-    fn decode(body: &[u8]) -> Result<NameRecord, RecordProblem> {
-        let mut from = Decoder::new(body);
-        let record = NameRecord {
-            name: from.text()?,
-            branch: from.branch()?,
-        };
-        from.finish()?;
-        Ok(record)
-    }
-
-    /// Opens the record at `path`, in the directory of names with this `hash`.
-    pub(crate) fn open(
-        path: &str,
-        bytes: &Bytes,
-        tenant: TenantId,
-        (hash, n): (&[u8; 16], u32),
-        name_key: &Kek,
-    ) -> Result<NameRecord, RecordError> {
-        let place = tenant_place(tenant, u64::from(n));
-        let body = SealedRecord::parse(&NAME, &place, path, bytes)?.open_derived(name_key)?;
-        let record = NameRecord::decode(&body).map_err(|problem| problem.at(path))?;
-        if name_key.keyed_hash(record.name.as_bytes()) == *hash {
-            Ok(record)
-        } else {
-            Err(RecordProblem::Misplaced.at(path))
-        }
+        TenantRecord::decode(&body, record.version()).map_err(|problem| problem.at(path))
     }
 }
 
@@ -157,13 +111,10 @@ pub(crate) fn open_begun(
         .map_err(|problem| problem.at(path))
 }
 
-/// For fuzzing: the opened bodies of the records of tenants and of names; what is accepted is what is written.
-pub fn fuzz_records(body: &[u8]) {
-    if let Ok(record) = TenantRecord::decode(body) {
+/// For fuzzing: the opened body of a tenant's record; what is accepted is what is written.
+pub(super) fn fuzz_tenant(body: &[u8]) {
+    if let Ok(record) = TenantRecord::decode(body, TENANT.tag.version) {
         assert!(*record.encode() == body, "another tenant's record");
-    }
-    if let Ok(record) = NameRecord::decode(body) {
-        assert!(record.encode() == body, "another name's record");
     }
 }
 
@@ -241,7 +192,8 @@ pub(crate) fn open_wal(
     decode().map_err(|problem| record.damaged(problem))
 }
 
-fn tenant_place(tenant: TenantId, number: u64) -> RecordPlace {
+/// The place of a record that is the tenant's.
+pub(super) fn tenant_place(tenant: TenantId, number: u64) -> RecordPlace {
     RecordPlace {
         tenant,
         branch: NO_BRANCH,
@@ -259,13 +211,12 @@ fn begun_place(tenant: TenantId, branch: BranchId) -> RecordPlace {
 
 const TENANT: RecordFormat = RecordFormat {
     magic: b"PSTENANT",
-    tag: FormatTag::new(b"TNNT", 1),
+    tag: FormatTag::new(b"TNNT", 2),
     kind: BlockKind::TenantRecord,
 };
-const NAME: RecordFormat = RecordFormat {
-    magic: b"PSNAMERC",
-    tag: FormatTag::new(b"NAME", 1),
-    kind: BlockKind::NameRecord,
+const TENANT_V1: RecordFormat = RecordFormat {
+    tag: FormatTag::new(b"TNNT", 1),
+    ..TENANT
 };
 const BEGUN: RecordFormat = RecordFormat {
     magic: b"PSBEGUNB",
@@ -279,8 +230,8 @@ const WAL: RecordFormat = RecordFormat {
 };
 
 /// The name key has no epochs.
-const NO_EPOCH: u32 = 0;
+pub(super) const NO_EPOCH: u32 = 0;
 const NO_PREDECESSOR: u64 = u64::MAX;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -21,6 +21,7 @@ pub struct Tenant {
     name: String,
     keys: Arc<KeyTables>,
     name_key: Kek,
+    old_names: bool,
 }
 
 impl Tenant {
@@ -42,6 +43,11 @@ impl Tenant {
     /// The key of its names.
     pub(crate) fn name_key(&self) -> &Kek {
         &self.name_key
+    }
+
+    /// Whether names of it may lie where version 1 put them.
+    pub(crate) fn has_old_names(&self) -> bool {
+        self.old_names
     }
 
     /// Stores a new tenant: first its wrapped KEK, then the record that makes it visible.
@@ -72,6 +78,7 @@ impl Tenant {
         let record = TenantRecord {
             name: name.to_owned(),
             name_key: Kek::draw(entropy),
+            old_names: false,
         };
         let sealed = record.seal(id, (FIRST_KEK_EPOCH, &kek), entropy);
         store(objects, names::tenant_record(id, FIRST_KEK_EPOCH), sealed).await?;
@@ -113,6 +120,7 @@ impl Tenant {
             name: record.name,
             keys: Arc::new(KeyTables::new(Arc::new(TenantKeks::new(id, keks)))),
             name_key: record.name_key,
+            old_names: record.old_names,
         }
     }
 }

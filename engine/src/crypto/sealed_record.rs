@@ -5,7 +5,7 @@
 //! |     at | bytes | field      | meaning                                                                |
 //! |-------:|------:|------------|------------------------------------------------------------------------|
 //! |      0 |     8 | magic      | of the format                                                          |
-//! |      8 |     2 | version    | of the format; a reader refuses what it does not know, by number       |
+//! |      8 |     2 | version    | of the format, from 1; a reader refuses newer ones than it knows, by number |
 //! |     10 |     2 | cipher     | [`CIPHER_ID`]                                                          |
 //! |     12 |     4 | key_table  | table of the DEK; or the epoch of the key it derives from              |
 //! |     16 |     4 | key_slot   | slot of the DEK; or `DERIVED_SLOT`                                     |
@@ -38,7 +38,7 @@ use crate::types::{BranchId, Id, ObjectId, TenantId};
 pub(crate) struct RecordFormat {
     /// The first bytes of each object.
     pub(crate) magic: &'static [u8; 8],
-    /// In the associated data; its version is in the header.
+    /// In the associated data. A writer puts its version into the header; a reader opens that and the ones before.
     pub(crate) tag: FormatTag,
     /// In nonce and associated data.
     pub(crate) kind: BlockKind,
@@ -224,6 +224,11 @@ impl SealedRecord {
         parse(format, place, path, bytes).map_err(|problem| problem.at(path))
     }
 
+    /// The version it was written in: says how its body is to be read.
+    pub(crate) fn version(&self) -> u16 {
+        self.format.tag.version
+    }
+
     /// Which key opens it.
     pub(crate) fn key(&self) -> RecordKey {
         self.key
@@ -299,12 +304,19 @@ fn parse(
         return Err(RecordProblem::OtherFormat);
     }
     let version = u16::from_le_bytes([prefix[VERSION_AT], prefix[VERSION_AT + 1]]);
-    if version != format.tag.version {
+    if !(1..=format.tag.version).contains(&version) {
         return Err(RecordProblem::UnknownVersion {
             found: version,
             known: format.tag.version,
         });
     }
+    let format = RecordFormat {
+        tag: FormatTag {
+            version,
+            ..format.tag
+        },
+        ..*format
+    };
     let header: &[u8; HEADER_BYTES] = bytes
         .first_chunk()
         .ok_or(RecordProblem::Damaged("cut short"))?;
@@ -353,7 +365,7 @@ fn parse(
         return Err(RecordProblem::Damaged("salt"));
     };
     Ok(SealedRecord {
-        format: *format,
+        format,
         path: path.to_owned(),
         place,
         key,

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::entry::BranchStart;
 use super::error::ManifestError;
 use super::key_tables::KeyTables;
 use super::nodes::fetch_node;
@@ -44,12 +45,33 @@ impl Branch {
         log: &FetchedLog,
     ) -> Result<Branch, ManifestError> {
         let state = log.open(objects, &keys).await?;
-        Ok(Branch {
+        Ok(Branch::of_state(keys, id, state))
+    }
+
+    /// A branch that nobody has written to, so that it has no manifest.
+    pub(crate) fn unwritten(keys: Arc<KeyTables>, id: BranchId, start: BranchStart) -> Branch {
+        Branch::of_state(keys, id, ManifestState::unwritten(id, start))
+    }
+
+    fn of_state(keys: Arc<KeyTables>, id: BranchId, state: ManifestState) -> Branch {
+        Branch {
             tenant: keys.tenant(),
             id,
             state,
             keys,
             nodes: Mutex::default(),
+        }
+    }
+
+    /// How it began, if nobody had written to it when it was opened.
+    pub(crate) fn unwritten_start(&self) -> Option<BranchStart> {
+        let facts = self.facts();
+        let readable_from = facts
+            .readable_from
+            .filter(|_| self.state.next_number() == 0)?;
+        Some(BranchStart {
+            creation: facts.creation.clone(),
+            readable_from,
         })
     }
 

@@ -1,4 +1,4 @@
-//! Manifest entries, version 1: sealed records (see `crypto/sealed_record.rs`) named by their number, each under a
+//! Manifest entries, versions 1 and 2: sealed records (see `crypto/sealed_record.rs`) named by their number, each under a
 //! DEK of its own. Body: kind (u32), then the kind's fields:
 //!
 //! | kind | name     | fields                                                                     |
@@ -7,11 +7,17 @@
 //! |    2 | claim    | epoch (4)                                                                  |
 //! |    3 | edit     | epoch (4), last LSN, readable-from LSN (0: unchanged), base backup (0, or 1 with timeline (4), start, stop, WAL objects (8)), added sections (count; see `section.rs`), removed layers (count; object, object bytes (8), partitions (count; 2 each)) |
 //! |    4 | snapshot | the root of the tree; see `snapshot.rs`                                    |
-//! |    5 | flush    | as edit, and behind it the WAL position: number of a piece (8), LSN        |
-//! |    6 | snapshot of a branch with a WAL position | as snapshot, and behind it the WAL position |
+//! |    5 | start    | as create, with a parent; readable-from LSN                                |
+//! |    6 | flush    | as edit, and behind it the WAL position: number of a piece (8), LSN        |
+//! |    7 | snapshot of a branch with a WAL position | as snapshot, and behind it the WAL position |
 //!
-//! LSNs have 8 bytes, counts and flags 4. Entry 0 is the branch's creation; entries with a number divisible by
+//! LSNs have 8 bytes, counts and flags 4. Entry 0 is the branch's creation or start; entries with a number divisible by
 //! [`ENTRIES_PER_SNAPSHOT`](super::ENTRIES_PER_SNAPSHOT) are snapshots, and no others are.
+//!
+//! A branch that begins by a creation is readable from the first edit that says so. One that begins by a start was
+//! visible before it had a manifest (its name's record said the same, see `catalog/name_record.rs`) and is readable
+//! at once: its last LSN is where it left its parent. Kinds 5 to 7 are written in version 2; what
+//! has none of them can be read by programs that know version 1 only.
 
 use std::collections::HashSet;
 
@@ -26,6 +32,7 @@ use crate::types::{BranchId, Lsn, ObjectId, Partition};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Entry {
     Create(Creation),
+    Start(BranchStart),
     /// From here on only the writer of this epoch may add entries.
     Claim {
         epoch: u32,
@@ -49,6 +56,15 @@ pub struct Creation {
     pub parent: Option<(BranchId, Lsn)>,
     /// The Postgres timelines that make up its history, oldest first; at most [`TIMELINES_MAX`].
     pub timelines: Vec<TimelineSpan>,
+}
+
+/// How a branch begins that is all its parent's until somebody writes to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BranchStart {
+    /// What never changes about it; has a parent.
+    pub creation: Creation,
+    /// From where on it can be read: not above where it left its parent.
+    pub readable_from: Lsn,
 }
 
 /// A part of a branch's history on one Postgres timeline.
@@ -134,6 +150,10 @@ impl Entry {
                 out.u32(KIND_CREATE);
                 creation.encode(&mut out);
             }
+            Entry::Start(start) => {
+                out.u32(KIND_START);
+                start.encode(&mut out);
+            }
             Entry::Claim { epoch } => {
                 out.u32(KIND_CLAIM).u32(*epoch);
             }
@@ -159,6 +179,7 @@ impl Entry {
         let kind = from.u32()?;
         let entry = match kind {
             KIND_CREATE => Entry::Create(Creation::decode(&mut from)?),
+            KIND_START => Entry::Start(BranchStart::decode(&mut from)?),
             KIND_CLAIM => Entry::Claim { epoch: from.u32()? },
             KIND_EDIT | KIND_FLUSH => {
                 let epoch = from.u32()?;
@@ -179,6 +200,48 @@ impl Entry {
         };
         from.finish()?;
         Ok(entry)
+    }
+
+    /// The envelope it is written in: the oldest version that has its kind.
+    pub(crate) fn format(&self) -> RecordFormat {
+        let version = match self {
+            Entry::Start(_) => FORMAT.tag.version,
+            Entry::Edit { edit, .. } if edit.wal.is_some() => FORMAT.tag.version,
+            Entry::Snapshot(root) if root.facts.wal.is_some() => FORMAT.tag.version,
+            Entry::Create(_) | Entry::Claim { .. } | Entry::Edit { .. } | Entry::Snapshot(_) => 1,
+        };
+        RecordFormat {
+            tag: FormatTag {
+                version,
+                ..FORMAT.tag
+            },
+            ..FORMAT
+        }
+    }
+}
+
+impl BranchStart {
+    pub(crate) fn encode(&self, out: &mut Encoder) {
+        self.creation.encode(out);
+        out.lsn(self.readable_from);
+    }
+
+    pub(crate) fn decode(from: &mut Decoder<'_>) -> Result<BranchStart, RecordProblem> {
+        let start = BranchStart {
+            creation: Creation::decode(from)?,
+            readable_from: from.lsn()?,
+        };
+        let in_order = start.readable_from.is_valid() && start.readable_from <= start.left_at();
+        if in_order {
+            Ok(start)
+        } else {
+            Err(RecordProblem::Damaged("start"))
+        }
+    }
+
+    /// Where it left its parent, which is its last LSN until somebody writes to it.
+    pub(crate) fn left_at(&self) -> Lsn {
+        self.creation.parent.map_or(Lsn::INVALID, |(_, at)| at)
     }
 }
 
@@ -329,10 +392,10 @@ impl RemovedLayer {
     }
 }
 
-/// The envelope of entries.
+/// The envelope of entries in the newest version.
 pub(crate) const FORMAT: RecordFormat = RecordFormat {
     magic: b"PSMANIFE",
-    tag: FormatTag::new(b"MENT", 1),
+    tag: FormatTag::new(b"MENT", 2),
     kind: BlockKind::ManifestEntry,
 };
 
@@ -343,8 +406,9 @@ const KIND_CREATE: u32 = 1;
 const KIND_CLAIM: u32 = 2;
 const KIND_EDIT: u32 = 3;
 const KIND_SNAPSHOT: u32 = 4;
-const KIND_FLUSH: u32 = 5;
-const KIND_SNAPSHOT_WITH_WAL: u32 = 6;
+const KIND_START: u32 = 5;
+const KIND_FLUSH: u32 = 6;
+const KIND_SNAPSHOT_WITH_WAL: u32 = 7;
 
 /// Bytes of an encoded WAL position.
 pub(super) const WAL_POSITION_BYTES: usize = 8 + 8;

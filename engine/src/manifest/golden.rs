@@ -1,4 +1,4 @@
-//! Bytes of version 1 of every format of keys, manifest and catalog, under fixed keys: what was written once opens
+//! Bytes of every version of every format of keys, manifest and catalog, under fixed keys: what was written once opens
 //! for ever, and to the same. The files in `tests/golden/` are never written anew; a new version adds files.
 
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 use super::entry::{
-    self, BaseBackup, Creation, Edit, Entry, RemovedLayer, TimelineSpan, WalPosition,
+    self, BaseBackup, BranchStart, Creation, Edit, Entry, RemovedLayer, TimelineSpan, WalPosition,
 };
 use super::section::LayerSection;
 use super::snapshot::{NodeRef, SnapshotObjectWriter, SnapshotRoot, open_node};
@@ -116,7 +116,7 @@ fn check_entry(name: &str, number: u64, entry: &Entry) {
         branch: BRANCH,
         number,
     };
-    let made = seal_under_dek(&entry::FORMAT, &place, DEK_ID, &dek(), &entry.encode());
+    let made = seal_under_dek(&entry.format(), &place, DEK_ID, &dek(), &entry.encode());
     let stored = golden(name, &made);
     let record = SealedRecord::parse(&entry::FORMAT, &place, name, &stored).expect("sound");
     assert_eq!(record.dek_id(), Ok(DEK_ID));
@@ -142,10 +142,19 @@ fn manifest_entries_of_version_1() {
     };
     edit.wal = Some(wal_position());
     check_entry(
-        "manifest_entry/v1-flush.bin",
+        "manifest_entry/v2-flush.bin",
         3,
         &Entry::Edit { epoch, edit },
     );
+}
+
+#[test]
+fn the_manifest_entry_of_version_2() {
+    let start = BranchStart {
+        creation: creation(),
+        readable_from: Lsn(0x8000),
+    };
+    check_entry("manifest_entry/v2-start.bin", 0, &Entry::Start(start));
 }
 
 #[test]
@@ -185,7 +194,7 @@ fn snapshots_of_version_1() {
     );
     root.facts.wal = Some(wal_position());
     let snapshot = Entry::Snapshot(root);
-    check_entry("manifest_entry/v1-snapshot_with_wal.bin", 128, &snapshot);
+    check_entry("manifest_entry/v2-snapshot_with_wal.bin", 128, &snapshot);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use futures_util::lock::Mutex;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::dek_allocator::DekAllocator;
-use super::entry::{self, Creation, Edit, Entry};
+use super::entry::{BranchStart, Creation, Edit, Entry};
 use super::error::ManifestError;
 use super::key_tables::KeyTables;
 use super::nodes::fetch_node;
@@ -92,10 +92,38 @@ impl<O: Objects> ManifestLog<O> {
             branch,
             entropy.clone(),
         );
-        let create = Entry::Create(creation.clone());
+        let create = Entry::Create(creation);
         put_entry(&objects, &keys, branch, 0, &create, &mut deks).await?;
-        let state = ManifestState::created(branch, creation)?;
+        let state = ManifestState::begin(branch, 0, create)?;
         ManifestLog::claim_from(objects, keys, branch, state, deks, &entropy).await
+    }
+
+    /// Claims the next epoch of a branch that had no manifest when it was looked at: begins it with `start`, unless
+    /// somebody else has done so since. Readers see the same before and after.
+    pub async fn claim_unwritten(
+        objects: O,
+        keys: Arc<KeyTables>,
+        branch: BranchId,
+        start: BranchStart,
+        entropy: Entropy,
+    ) -> Result<ManifestLog<O>, ManifestError> {
+        let mut deks = DekAllocator::new(
+            objects.clone(),
+            Arc::clone(keys.keks()),
+            branch,
+            entropy.clone(),
+        );
+        let start = Entry::Start(start);
+        match put_entry(&objects, &keys, branch, 0, &start, &mut deks).await {
+            Ok(()) => {
+                let state = ManifestState::begin(branch, 0, start)?;
+                ManifestLog::claim_from(objects, keys, branch, state, deks, &entropy).await
+            }
+            Err(ManifestError::Fenced { .. }) => {
+                ManifestLog::claim(objects, keys, branch, entropy).await
+            }
+            Err(other) => Err(other),
+        }
     }
 
     /// Claims the next epoch of a branch: whoever wrote before is fenced from the moment this returns.
@@ -266,7 +294,7 @@ async fn put_entry<O: Objects>(
         branch,
         number,
     };
-    let bytes = seal_under_dek(&entry::FORMAT, &place, id, &dek, &entry.encode());
+    let bytes = seal_under_dek(&entry.format(), &place, id, &dek, &entry.encode());
     let path = names::manifest_entry(keys.tenant(), branch, number);
     match put_once(objects, &path, bytes).await? {
         PutOnce::Ours => Ok(()),

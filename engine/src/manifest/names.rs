@@ -4,7 +4,8 @@
 //! catalog/<tenant>/<KEK epoch, 8 hex>                     the tenant's record; makes the tenant visible
 //! tenants/<tenant>/kek/<KEK epoch, 8 hex>                 the KEK, wrapped by the CMK
 //! tenants/<tenant>/begun/<branch>                         a branch that a writer began, and its name
-//! tenants/<tenant>/names/<keyed hash of the name>/<n, 8 hex>  what a name means; makes the branch visible
+//! tenants/<tenant>/names/<keyed hash of the name, 24 hex>/<n, 8 hex>  what a name means; makes the branch visible
+//! tenants/<tenant>/names/<keyed hash of the name, 32 hex>/00000000    the same, written by version 1
 //! tenants/<tenant>/branches/<branch>/keys/<KEK epoch, 8 hex>/<table, 8 hex>
 //! tenants/<tenant>/branches/<branch>/manifest/<!number, 16 hex>
 //! tenants/<tenant>/branches/<branch>/snapshots/<epoch, 8 hex>-<sequence, 16 hex>
@@ -15,8 +16,10 @@
 //! Manifest entries are named by the complement of their number: stores list in ascending order only, and so the
 //! newest entries come first and one page of a listing finds them, however long the history is. `catalog/` and
 //! `begun/` exist because listing `tenants/` would list every layer.
+//!
+//! The id of a branch that begins with its name's record is the place of that record: the hash and `n`.
 
-use crate::types::{BranchId, ObjectId, TenantId};
+use crate::types::{BranchId, Id, NameHash, ObjectId, TenantId};
 
 /// Below it is one directory per tenant.
 pub(crate) const CATALOG: &str = "catalog/";
@@ -47,13 +50,18 @@ pub(crate) fn all_begun(tenant: TenantId) -> String {
 }
 
 /// What a name means since its `n`-th change.
-pub(crate) fn name(tenant: TenantId, hash: &[u8; 16], n: u32) -> String {
+pub(crate) fn name(tenant: TenantId, hash: NameHash, n: u32) -> String {
     format!("{}{n:08x}", name_history(tenant, hash))
 }
 
 /// The directory of all that one name meant.
-pub(crate) fn name_history(tenant: TenantId, hash: &[u8; 16]) -> String {
-    format!("{}{:032x}/", names(tenant), u128::from_be_bytes(*hash))
+pub(crate) fn name_history(tenant: TenantId, hash: NameHash) -> String {
+    format!("{}{hash}/", names(tenant))
+}
+
+/// What a name means since it was first given, as version 1 wrote it, by the whole of its hash.
+pub(crate) fn name_of_version_1(tenant: TenantId, hash: &[u8; 16]) -> String {
+    format!("{}{}/{:08x}", names(tenant), Id(*hash), 0)
 }
 
 /// The directory of a tenant's names.

@@ -44,7 +44,8 @@ use bytes::Bytes;
 
 use super::codec::{Decoder, Encoder};
 use super::entry::{
-    BaseBackup, Creation, TIMELINE_BYTES, TIMELINES_MAX, WAL_POSITION_BYTES, WalPosition,
+    BaseBackup, BranchStart, Creation, TIMELINE_BYTES, TIMELINES_MAX, WAL_POSITION_BYTES,
+    WalPosition,
 };
 use super::section::{LayerSection, SECTION_BYTES, decode_partition};
 use crate::crypto::page_seal::{
@@ -136,6 +137,15 @@ impl SnapshotRoot {
             objects: Vec::new(),
             nodes: Vec::new(),
         }
+    }
+
+    /// The root of a branch that is all its parent's.
+    pub(crate) fn started(start: BranchStart) -> SnapshotRoot {
+        let last_lsn = start.left_at();
+        let mut root = SnapshotRoot::empty(start.creation);
+        root.facts.last_lsn = last_lsn;
+        root.facts.readable_from = Some(start.readable_from);
+        root
     }
 
     /// The node that holds the sections of `partition`, and its place in the list.

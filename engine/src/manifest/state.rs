@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use futures_util::future::try_join_all;
 
-use super::entry::{self, Creation, Edit, Entry};
+use super::entry::{self, BranchStart, Edit, Entry};
 use super::error::ManifestError;
 use super::key_tables::KeyTables;
 use super::section::LayerSection;
@@ -30,10 +30,15 @@ pub(crate) struct ManifestState {
 }
 
 impl ManifestState {
-    /// The state behind `first`, which is a creation or a snapshot.
-    fn begin(branch: BranchId, number: u64, first: Entry) -> Result<ManifestState, ManifestError> {
+    /// The state behind `first`, which is a creation, a start or a snapshot.
+    pub(crate) fn begin(
+        branch: BranchId,
+        number: u64,
+        first: Entry,
+    ) -> Result<ManifestState, ManifestError> {
         let root = match (number, first) {
             (0, Entry::Create(creation)) => SnapshotRoot::empty(creation),
+            (0, Entry::Start(start)) => SnapshotRoot::started(start),
             (1.., Entry::Snapshot(root)) => root,
             _ => {
                 return Err(ManifestError::Inconsistent {
@@ -43,21 +48,22 @@ impl ManifestState {
                 });
             }
         };
-        Ok(ManifestState {
+        Ok(ManifestState::behind(branch, number + 1, root))
+    }
+
+    /// The state of a branch whose manifest has no entry yet.
+    pub(crate) fn unwritten(branch: BranchId, start: BranchStart) -> ManifestState {
+        ManifestState::behind(branch, 0, SnapshotRoot::started(start))
+    }
+
+    fn behind(branch: BranchId, next_number: u64, root: SnapshotRoot) -> ManifestState {
+        ManifestState {
             branch,
-            next_number: number + 1,
+            next_number,
             root,
             added: BTreeMap::new(),
             removed: BTreeMap::new(),
-        })
-    }
-
-    /// The state of a branch behind its creation.
-    pub(crate) fn created(
-        branch: BranchId,
-        creation: Creation,
-    ) -> Result<ManifestState, ManifestError> {
-        ManifestState::begin(branch, 0, Entry::Create(creation))
+        }
     }
 
     /// Whether `entry` may come next.
@@ -68,7 +74,9 @@ impl ManifestState {
             Entry::Snapshot(root) if snapshot_due && root.facts == *facts => return Ok(()),
             Entry::Snapshot(_) if snapshot_due => "snapshot of another state",
             _ if snapshot_due => "a snapshot was due",
-            Entry::Snapshot(_) | Entry::Create(_) => "creation or snapshot out of turn",
+            Entry::Snapshot(_) | Entry::Create(_) | Entry::Start(_) => {
+                "creation or snapshot out of turn"
+            }
             Entry::Claim { epoch } if *epoch > facts.epoch => return Ok(()),
             Entry::Claim { .. } => "claim of an epoch that was claimed before",
             Entry::Edit { epoch, .. } if *epoch != facts.epoch => {
@@ -98,7 +106,7 @@ impl ManifestState {
             }
             Entry::Claim { epoch } => self.root.facts.epoch = epoch,
             Entry::Edit { edit, .. } => self.apply_edit(edit),
-            Entry::Create(_) => unreachable!("checked above"),
+            Entry::Create(_) | Entry::Start(_) => unreachable!("checked above"),
         }
         self.next_number += 1;
         Ok(())
@@ -196,7 +204,7 @@ impl ManifestState {
 #[derive(Debug)]
 pub(crate) struct FetchedLog {
     branch: BranchId,
-    /// Without holes; the first one is a creation or a snapshot.
+    /// Without holes; the first one is a creation, a start or a snapshot.
     entries: Vec<(u64, SealedRecord)>,
 }
 

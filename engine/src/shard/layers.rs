@@ -17,7 +17,7 @@ use crate::layer::{
     LayerError, LayerHeader, LayerId, LayerIndex, PackEntry, Part, ValueKind, open_block,
     open_pack,
 };
-use crate::manifest::{LayerSection, RemovedLayer};
+use crate::manifest::{Branch, LayerSection, RemovedLayer};
 use crate::memory::MemoryLayers;
 use crate::store::StoreClient;
 use crate::types::{Key, Lsn, ObjectId, Partition};
@@ -303,6 +303,11 @@ impl BranchOnCore {
 
     pub(super) fn last_lsn(&self) -> Lsn {
         self.shared.last_lsn()
+    }
+
+    /// What its manifest says.
+    pub(super) fn manifest(&self) -> Arc<Branch> {
+        self.shared.manifest()
     }
 
     /// The branch it left, and where.

@@ -41,6 +41,7 @@ use crate::error::{ErrorKind, ReadError};
 use crate::io::clock::{Clock, Spawner};
 use crate::io::disk::Disk;
 use crate::layer::{BlockScratch, ExtentDirectory};
+use crate::manifest::Branch;
 use crate::planted::{PlantedBug, planted};
 use crate::redo::Redo;
 use crate::store::StoreClient;
@@ -124,6 +125,11 @@ impl BranchHandle {
     /// The last LSN there is.
     pub fn last_lsn(&self) -> Lsn {
         self.0.last_lsn()
+    }
+
+    /// What its manifest says, as this process has it: up to where it is durable.
+    pub fn manifest(&self) -> Arc<Branch> {
+        self.0.manifest()
     }
 }
 

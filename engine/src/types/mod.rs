@@ -4,6 +4,7 @@ mod ids;
 mod key;
 mod lsn;
 
+pub(crate) use ids::NameHash;
 pub use ids::{BranchId, Id, IdParseError, ObjectId, TenantId};
 pub use key::{KEY_BYTES, Key, KeySpace, PARTITIONS, Partition};
 pub use lsn::{Lsn, LsnParseError};

@@ -7,8 +7,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use engine::catalog::CatalogError;
+use engine::store::probe::ProbeError;
 use engine::{ErrorKind, ReadError};
 
+use crate::branch_maker::MakeError;
 use crate::catalog::{self, CatalogErrorKind};
 
 /// An error as JSON.
@@ -36,6 +38,13 @@ impl ApiError {
     pub(crate) fn unavailable(msg: impl Into<String>) -> ApiError {
         ApiError {
             status: StatusCode::SERVICE_UNAVAILABLE,
+            msg: msg.into(),
+        }
+    }
+
+    pub(crate) fn bad_request(msg: impl Into<String>) -> ApiError {
+        ApiError {
+            status: StatusCode::BAD_REQUEST,
             msg: msg.into(),
         }
     }
@@ -72,6 +81,28 @@ impl From<ReadError> for ApiError {
         };
         let msg = e.to_string();
         ApiError { status, msg }
+    }
+}
+
+impl From<ProbeError> for ApiError {
+    fn from(e: ProbeError) -> Self {
+        let status = match &e {
+            ProbeError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ProbeError::NotConditional { .. } => StatusCode::CONFLICT,
+        };
+        let msg = e.to_string();
+        ApiError { status, msg }
+    }
+}
+
+impl From<MakeError> for ApiError {
+    fn from(e: MakeError) -> Self {
+        match e {
+            MakeError::Catalog(e) => e.into(),
+            MakeError::Parent(e) => e.into(),
+            MakeError::Probe(e) => e.into(),
+            MakeError::Stopping => ApiError::stopping(),
+        }
     }
 }
 

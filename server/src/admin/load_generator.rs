@@ -46,6 +46,7 @@ pub(super) async fn tenant(
     let branches = state.server.catalog.branches(&tenant).await?;
     let timelines: Vec<String> = branches
         .iter()
+        .filter(|branch| branch.name.is_some())
         .map(|branch| branch.id.to_string())
         .collect();
     let mut view = tenant_view(&tenant.id().to_string());

@@ -1,6 +1,7 @@
 //! The admin HTTP service: health, metrics, status, tenants and branches, and the calls that load generators make. Runs on
 //! a tokio thread of its own, off the cores that serve pages; on loopback, or behind a token and TLS.
 
+mod branches;
 mod errors;
 mod exposition;
 mod following;

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::routing::{MethodRouter, get, post, put};
 use utoipa::OpenApi;
 
-use super::{AdminState, following, health, load_generator, metrics, status, tenants};
+use super::{AdminState, branches, following, health, load_generator, metrics, status, tenants};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -24,6 +24,13 @@ use super::{AdminState, following, health, load_generator, metrics, status, tena
         tenants::branch,
         following::list,
         following::reload,
+        branches::create,
+        branches::delete,
+        branches::rename,
+        branches::protect,
+        branches::unprotect,
+        branches::reset,
+        branches::restore,
         load_generator::tenants,
         load_generator::tenant,
         load_generator::timeline,
@@ -51,10 +58,33 @@ pub(super) fn routes() -> Vec<Route> {
         route("/openapi.json", get(document)),
         route("/v1/status", get(status::status)),
         route("/v1/tenants", get(tenants::list)),
-        route("/v1/tenants/{tenant}/branches", get(tenants::branches)),
+        route(
+            "/v1/tenants/{tenant}/branches",
+            get(tenants::branches).post(branches::create),
+        ),
         route(
             "/v1/tenants/{tenant}/branches/{branch}",
-            get(tenants::branch),
+            get(tenants::branch).delete(branches::delete),
+        ),
+        route(
+            "/v1/tenants/{tenant}/branches/{branch}/rename",
+            post(branches::rename),
+        ),
+        route(
+            "/v1/tenants/{tenant}/branches/{branch}/protect",
+            post(branches::protect),
+        ),
+        route(
+            "/v1/tenants/{tenant}/branches/{branch}/unprotect",
+            post(branches::unprotect),
+        ),
+        route(
+            "/v1/tenants/{tenant}/branches/{branch}/reset",
+            post(branches::reset),
+        ),
+        route(
+            "/v1/tenants/{tenant}/branches/{branch}/restore",
+            post(branches::restore),
         ),
         route("/v1/following", get(following::list)),
         route("/v1/following/reload", post(following::reload)),

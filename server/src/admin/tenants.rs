@@ -25,12 +25,20 @@ pub(super) struct TenantView {
 pub(super) struct BranchView {
     /// 32 hex digits.
     id: String,
-    /// The name that means it now.
-    name: String,
+    /// The name that means it now; null for one that only its children keep.
+    name: Option<String>,
+    /// The branch that it continues, 32 hex digits.
+    parent_id: Option<String>,
+    /// Where it left that.
+    left_at: Option<String>,
+    /// Whether it is protected from being deleted and reset.
+    protected: bool,
     /// Last LSN that can be read.
     last_lsn: String,
-    /// Bytes of its layers in the object store.
+    /// Bytes of its own layers in the object store.
     layer_bytes: u64,
+    /// Bytes of all layers of the branches that it continues.
+    shared_bytes: u64,
 }
 
 /// A branch with what it holds.
@@ -72,8 +80,12 @@ pub(super) async fn branches(
     let views = branches.into_iter().map(|branch| BranchView {
         id: branch.id.to_string(),
         name: branch.name,
+        parent_id: branch.parent.map(|(parent, _)| parent.to_string()),
+        left_at: branch.parent.map(|(_, left_at)| left_at.to_string()),
+        protected: branch.is_protected,
         last_lsn: branch.last_lsn.to_string(),
         layer_bytes: branch.layer_bytes,
+        shared_bytes: branch.shared_bytes,
     });
     Ok(Json(views.collect()))
 }

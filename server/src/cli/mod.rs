@@ -110,7 +110,7 @@ enum Command {
     Detach(attach::DetachArguments),
     /// Makes and lists tenants.
     Tenant(tenant::TenantArguments),
-    /// Lists branches.
+    /// Makes, lists and changes branches.
     Branch(branch::BranchArguments),
     /// Shows one page.
     Get(get::GetArguments),

@@ -146,6 +146,9 @@ pub struct ModelBranch {
     pub readable_from: Lsn,
     /// The last one there is.
     pub last_lsn: Lsn,
+    /// Whether somebody has written to it since it became visible: its manifest without its last entry is an older
+    /// state, and nobody can tell.
+    pub is_written: bool,
     /// Every version of every key, with those that it has from its parent: they are the ones at and below where it
     /// left it.
     pub versions: BTreeMap<Key, BTreeMap<Lsn, Version>>,
@@ -158,11 +161,12 @@ impl ModelBranch {
         let span = 1 + rng.below(10_000);
         let mut branch = ModelBranch {
             name,
-            id: BranchId(Id([0; 16])),
+            id: UNKNOWN_ID,
             fate: Fate::Unfinished,
             parent: None,
             readable_from: Lsn(base + rng.below(span)),
             last_lsn: Lsn(base + span),
+            is_written: false,
             versions: draw_versions(rng, base..base + span),
         };
         branch.begin_with_images();
@@ -192,15 +196,36 @@ impl ModelBranch {
         };
         let mut branch = ModelBranch {
             name,
-            id: BranchId(Id([0; 16])),
+            id: UNKNOWN_ID,
             fate: Fate::Unfinished,
             parent: Some((self.id, Lsn(left_at))),
             readable_from: Lsn(readable_from),
             last_lsn: Lsn(last_lsn),
+            is_written: false,
             versions,
         };
         branch.begin_with_images();
         branch
+    }
+
+    /// A branch that leaves this one somewhere and is all this one's, up to where it left it.
+    pub fn draw_plain_child(&self, rng: &mut Rng, name: String) -> ModelBranch {
+        let left_at = Lsn(rng.between(self.readable_from.0, self.last_lsn.0));
+        let mut versions = self.versions.clone();
+        for of_key in versions.values_mut() {
+            of_key.retain(|lsn, _| *lsn <= left_at);
+        }
+        versions.retain(|_, of_key| !of_key.is_empty());
+        ModelBranch {
+            name,
+            id: UNKNOWN_ID,
+            fate: Fate::Unfinished,
+            parent: Some((self.id, left_at)),
+            readable_from: self.readable_from,
+            last_lsn: left_at,
+            is_written: false,
+            versions,
+        }
     }
 
     /// Its own versions in the order in which an import sends them: no particular one, but always the same.
@@ -264,6 +289,9 @@ fn draw_versions(rng: &mut Rng, lsns: Range<u64>) -> BTreeMap<Key, BTreeMap<Lsn,
     }
     versions
 }
+
+/// Of a branch that nobody has told the id of.
+pub const UNKNOWN_ID: BranchId = BranchId(Id([0; 16]));
 
 /// Groups are numbered below this.
 pub const GROUPS_MAX: u64 = 4;

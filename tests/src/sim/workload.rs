@@ -9,8 +9,10 @@
 //! - `reading`: reads and the judgement of their answers;
 //! - `writing`: new branches, and what must have become of them: a branch is visible as a whole or not at all, and
 //!   once visible it stays;
+//! - `branching`: branches of branches that are made by one put, and written to later if at all;
 //! - `regime`: the faults of an episode, and which errors they excuse.
 
+mod branching;
 mod reading;
 mod regime;
 mod starts;
@@ -48,6 +50,10 @@ pub struct Judged {
     pub branches: u64,
     /// Those among them that have a parent.
     pub children: u64,
+    /// Those among these that were made by one put.
+    pub children_of_one_put: u64,
+    /// Races of two for one name, by one put each.
+    pub races: u64,
     /// Ranges of keys that were listed.
     pub scans: u64,
     /// Extents that were fetched ahead of a sequential reader.
@@ -65,6 +71,8 @@ impl Judged {
         self.excused += other.excused;
         self.branches += other.branches;
         self.children += other.children;
+        self.children_of_one_put += other.children_of_one_put;
+        self.races += other.races;
         self.scans += other.scans;
         self.extents_ahead += other.extents_ahead;
         self.starts += other.starts;
@@ -134,6 +142,8 @@ impl Driver {
             match self.rng.below(100) {
                 0..=2 => self.import(&server).await?,
                 3 => self.import_twins(&server).await?,
+                19 | 20 => self.branch(&server).await?,
+                21 => self.branch_twins(&server).await?,
                 4..=7 => {
                     server = self.restart(server).await?;
                     // Now and then the first that a process does is to write, or to end again.
@@ -205,6 +215,11 @@ impl Driver {
         let damage = [Damage::Flip, Damage::Cut, Damage::Gone, Damage::Replaced];
         let how = damage[rng.index(damage.len())];
         let mut names = self.computer.store.names("");
+        if how == Damage::Gone {
+            let written = self.branches.iter().filter(|branch| branch.is_written);
+            let logs: Vec<String> = written.map(|b| format!("{}/manifest/", b.id)).collect();
+            names.retain(|name| !logs.iter().any(|log| name.contains(log)));
+        }
         let mut narrow = |wanted: &dyn Fn(&String) -> bool, chance| {
             if rng.chance(chance) && names.iter().any(wanted) {
                 names.retain(wanted);

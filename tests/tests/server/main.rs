@@ -2,6 +2,7 @@
 //! cluster.
 
 mod bad_input;
+mod branches;
 mod cluster_files;
 mod damage;
 mod hot_path;

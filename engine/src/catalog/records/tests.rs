@@ -1,4 +1,4 @@
-//! Bytes of version 1 of the catalog's records, under fixed keys; see `tests/golden/README.md`.
+//! Bytes of every version of the catalog's records, under fixed keys; see `tests/golden/README.md`.
 
 use super::*;
 use crate::manifest::golden::golden;
@@ -16,7 +16,7 @@ fn name_key() -> Kek {
 }
 
 /// That no bit of a stored record can be another.
-fn check_flips(stored: &Bytes, opens: impl Fn(&Bytes) -> bool) {
+pub(in crate::catalog) fn check_flips(stored: &Bytes, opens: impl Fn(&Bytes) -> bool) {
     assert!(opens(stored), "the record itself");
     for bit in 0..stored.len() * 8 {
         let mut flipped = stored.to_vec();
@@ -26,33 +26,22 @@ fn check_flips(stored: &Bytes, opens: impl Fn(&Bytes) -> bool) {
 }
 
 #[test]
-fn records_of_tenants_of_version_1() {
-    let record = TenantRecord {
-        name: "acme".to_owned(),
-        name_key: name_key(),
-    };
-    let made = record.seal(TENANT_ID, (3, &kek()), &Entropy::seeded(2));
-    let stored = golden("tenant_record/v1-acme.bin", &made);
-    let open = |bytes: &Bytes| TenantRecord::open("p", bytes, TENANT_ID, (3, &kek()));
-    assert_eq!(open(&stored), Ok(record));
-    check_flips(&stored, |bytes| open(bytes).is_ok());
-}
-
-#[test]
-fn records_of_names_of_version_1() {
-    let record = NameRecord {
-        name: "main".to_owned(),
-        branch: BRANCH,
-    };
-    let made = record.seal(TENANT_ID, 4, &name_key(), &Entropy::seeded(3));
-    let stored = golden("name_record/v1-main.bin", &made);
-    let hash = name_key().keyed_hash(b"main");
-    let open = |bytes: &Bytes| NameRecord::open("p", bytes, TENANT_ID, (&hash, 4), &name_key());
-    assert_eq!(open(&stored), Ok(record));
-    check_flips(&stored, |bytes| open(bytes).is_ok());
-    let other = name_key().keyed_hash(b"other");
-    let moved = NameRecord::open("p", &stored, TENANT_ID, (&other, 4), &name_key());
-    assert_eq!(moved, Err(RecordProblem::Misplaced.at("p")));
+fn records_of_tenants_of_both_versions() {
+    for (old_names, file) in [
+        (true, "tenant_record/v1-acme.bin"),
+        (false, "tenant_record/v2-acme.bin"),
+    ] {
+        let record = TenantRecord {
+            name: "acme".to_owned(),
+            name_key: name_key(),
+            old_names,
+        };
+        let made = record.seal(TENANT_ID, (3, &kek()), &Entropy::seeded(2));
+        let stored = golden(file, &made);
+        let open = |bytes: &Bytes| TenantRecord::open("p", bytes, TENANT_ID, (3, &kek()));
+        assert_eq!(open(&stored), Ok(record));
+        check_flips(&stored, |bytes| open(bytes).is_ok());
+    }
 }
 
 #[test]

@@ -391,9 +391,9 @@ fn damage_a_wrong_key_another_place_and_a_newer_format_are_told_apart() {
     };
 
     let mut newer = sound.to_vec();
-    newer[8] = 2;
+    newer[8] = 3;
     objects.tamper(&path, Some(newer.into()));
-    let version = RecordProblem::UnknownVersion { found: 2, known: 1 };
+    let version = RecordProblem::UnknownVersion { found: 3, known: 2 };
     assert_eq!(problem(&objects), version);
 
     objects.tamper(&path, Some(Bytes::from_static(b"something else entirely")));

@@ -17,7 +17,7 @@ use super::{Driver, Failure, HANGS_AFTER};
 use crate::sim::computer::Server;
 use crate::sim::coverage::Phase;
 use crate::sim::executor::Process;
-use crate::sim::model::{Fate, Kind, ModelBranch};
+use crate::sim::model::{Fate, Kind, ModelBranch, UNKNOWN_ID};
 
 /// How an import ended; `None` if it was cut off.
 pub(super) type Outcome = Option<Result<(), CatalogError>>;
@@ -41,8 +41,7 @@ struct Progress {
 impl Driver {
     /// Begins to create a branch: from nothing, or out of one that is there.
     pub(super) fn begin_import(&mut self, server: &Server) -> Import {
-        self.next_name += 1;
-        let name = format!("b{}", self.next_name);
+        let name = self.draw_name();
         let committed = |branch: &&ModelBranch| branch.fate == Fate::Committed;
         let parents: Vec<&ModelBranch> = self.branches.iter().filter(committed).collect();
         let model = if !parents.is_empty() && self.rng.chance(400) {
@@ -52,6 +51,12 @@ impl Driver {
             ModelBranch::draw(&mut self.rng, name)
         };
         self.begin_import_of(server, model)
+    }
+
+    /// A name that nobody has used.
+    pub(super) fn draw_name(&mut self) -> String {
+        self.next_name += 1;
+        format!("b{}", self.next_name)
     }
 
     fn begin_import_of(&self, server: &Server, model: ModelBranch) -> Import {
@@ -194,7 +199,10 @@ impl Driver {
             .simulator
             .event(format_args!("look up {}: {found:?}", model.name));
         match (found, model.fate) {
-            (Ok(id), Fate::Committed | Fate::Doubtful) if id == model.id => {
+            (Ok(id), Fate::Committed | Fate::Doubtful)
+                if id == model.id || model.id == UNKNOWN_ID =>
+            {
+                model.id = id;
                 model.fate = Fate::Committed;
                 Ok(())
             }
