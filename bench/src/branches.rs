@@ -152,7 +152,8 @@ impl Server {
         };
         let deployment = Deployment::open(&deployment).map_err(|e| unfit(e.to_string()))?;
         let data_dir = DataDir::new(&place.served);
-        let node = Node::start(&config, &data_dir, deployment, store_url).await;
+        let nothing = std::collections::BTreeMap::new();
+        let node = Node::start(&config, &data_dir, deployment, store_url, nothing).await;
         let node = node.map_err(|e| unfit(e.to_string()))?;
         let admin = AdminService::start(&config.admin, Arc::clone(node.running()));
         Ok(Server {
