@@ -175,7 +175,14 @@ impl Node {
         }
         match tokio::time::timeout(FOLLOWERS_MAX, followers).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => tracing::error!("the followers did not end in time"),
+            Ok(Err(panicked)) => {
+                tracing::error!(error = %panicked, "the followers did not end well")
+            }
+            Err(_) => {
+                tracing::warn!(
+                    "followers were cut off: what they received last is in the local WAL only"
+                );
+            }
         }
         let engine = Arc::clone(&self.running.engine);
         let stopped = tokio::task::spawn_blocking(move || engine.stop());

@@ -125,4 +125,5 @@ fn tls(roots: Option<&Path>) -> Result<TlsConfig, Failure> {
         .build())
 }
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than a follower takes to store what it has received.
+const PATIENCE: Duration = Duration::from_secs(60);

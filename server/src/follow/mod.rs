@@ -8,13 +8,13 @@
 //! ```
 //!
 //! - [`attachment`]: what is written down of a branch that follows, in the data directory;
-//! - [`intake`]: WAL decoded into versions;
-//! - [`copied_database`]: what a record copies without saying what it is;
-//! - [`log`]: WAL made durable, here and in the object store, and found again;
+//! - `intake`: WAL decoded into versions;
+//! - `copied_database`: what a record copies without saying what it is;
+//! - `log`: WAL made durable, here and in the object store, and found again;
 //! - [`followers`]: all of a server;
-//! - [`session`]: one connection, from its beginning to its end;
+//! - `session`: one connection, from its beginning to its end;
 //! - [`follower`]: the thread: opens the branch, runs sessions, waits, tries again;
-//! - [`slot_keeper`]: moves the primary's slot to what is durable in the object store;
+//! - `slot_keeper`: moves the primary's slot to what is durable in the object store;
 //! - [`status`]: how it goes, for people and metrics.
 //!
 //! What is acknowledged is durable: on the local disk, or in the object store, as the attachment says. What is readable is
