@@ -189,7 +189,10 @@ async fn what_cant_be_replayed_names_itself_and_hides_nothing_before_it() {
     ];
     values.extend((101..=117).map(|lsn| (long, Lsn(lsn), Value::Delta(&change[..]))));
     let branch = site.write_values("main", None, &values).await;
-    let running = site.start(1, |config| config.shard.deltas_max = 16);
+    let running = site.start(1, |config| {
+        config.shard.deltas_max = 16;
+        config.shard.image_after_deltas = 4;
+    });
     let place = (site.tenant, branch);
     let answers = running
         .on_core(0, async move |core: Core| {
