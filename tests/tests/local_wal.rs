@@ -3,10 +3,6 @@
 //!
 //! The disk makes a name durable only with its directory. It does not lie about syncs and loses no write: no log
 //! survives that.
-#![expect(
-    clippy::await_holding_refcell_ref,
-    reason = "nobody else uses the model while what a start found is judged"
-)]
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -89,31 +85,8 @@ struct Counts {
 
 impl Model {
     /// Compares what a start found with what it may have found, and forgets what is gone for good.
-    async fn judge(&mut self, wal_end: (u32, Lsn), recovered: &Recovered<SimDisk>) {
+    fn judge(&mut self, wal_end: (u32, Lsn), mut found: Vec<Found>) {
         self.counts.starts += 1;
-        let mut found: Vec<(u32, u64, Vec<u8>)> = Vec::new();
-        let mut reader = recovered.reader(Lsn(0));
-        let mut failures = 0;
-        loop {
-            let chunk = match reader.next().await {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => break,
-                Err(error) => {
-                    failures += 1;
-                    assert!(is_passing(&error) && failures < 100, "{error}");
-                    continue;
-                }
-            };
-            match found.last_mut() {
-                Some((timeline, start, bytes))
-                    if *timeline == chunk.timeline
-                        && *start + bytes.len() as u64 == chunk.start.0 =>
-                {
-                    bytes.extend_from_slice(chunk.bytes);
-                }
-                _ => found.push((chunk.timeline, chunk.start.0, chunk.bytes.to_vec())),
-            }
-        }
         let last_run = self.runs.len().checked_sub(1);
         for (index, run) in self.runs.iter_mut().enumerate() {
             let here = found
@@ -178,6 +151,34 @@ impl Model {
     }
 }
 
+/// A range that a start found: its timeline, where it begins, its bytes.
+type Found = (u32, u64, Vec<u8>);
+
+async fn read_back(recovered: &Recovered<SimDisk>) -> Vec<Found> {
+    let mut found: Vec<Found> = Vec::new();
+    let mut reader = recovered.reader(Lsn(0));
+    let mut failures = 0;
+    loop {
+        let chunk = match reader.next().await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return found,
+            Err(error) => {
+                failures += 1;
+                assert!(is_passing(&error) && failures < 100, "{error}");
+                continue;
+            }
+        };
+        match found.last_mut() {
+            Some((timeline, start, bytes))
+                if (*timeline, *start + bytes.len() as u64) == (chunk.timeline, chunk.start.0) =>
+            {
+                bytes.extend_from_slice(chunk.bytes);
+            }
+            _ => found.push((chunk.timeline, chunk.start.0, chunk.bytes.to_vec())),
+        }
+    }
+}
+
 /// An error that goes away by itself.
 fn is_passing(error: &WalError) -> bool {
     matches!(error, WalError::Disk { .. })
@@ -213,7 +214,8 @@ async fn process(
             }
         }
     };
-    model.borrow_mut().judge(wal.end(), &recovered).await;
+    let found = read_back(&recovered).await;
+    model.borrow_mut().judge(wal.end(), found);
     loop {
         match rng.below(40) {
             0 => restart(&mut wal, &model, &mut rng),
@@ -353,7 +355,8 @@ fn simulate(seed: u64) -> Counts {
         disk.set_faults(DiskFaults::default());
         let opened = LocalWal::open(disk, Path::new(DIR), OWNER, 11, keys, WalConfig::tiny());
         let (wal, recovered) = opened.await.expect("nothing is damaged");
-        model.borrow_mut().judge(wal.end(), &recovered).await;
+        let found = read_back(&recovered).await;
+        model.borrow_mut().judge(wal.end(), found);
     };
     simulator
         .run(main)

@@ -119,7 +119,8 @@ impl<D: Disk, K: WalDeks> LocalWal<D, K> {
         Ok((wal, Recovered::new(disk, found.segments)))
     }
 
-    /// The end of what is durable, and may be acknowledged; [`Lsn::INVALID`] before the log is begun.
+    /// The end of what is durable, and may be acknowledged; after a restart, where that begins; [`Lsn::INVALID`] before the log is
+    /// begun.
     pub fn durable_lsn(&self) -> Lsn {
         self.durable
     }

@@ -36,12 +36,11 @@ pub(super) struct Found {
     pub(super) next_sequence: u64,
 }
 
-/// A segment whose header was opened and whose end is not known.
-struct Opened<F> {
+/// A segment whose header was opened and whose end is not known. Its file is closed again: there may be thousands.
+struct Opened {
     segment: Segment,
     opener: Rc<Opener>,
     start: SegmentStart,
-    file: Rc<F>,
 }
 
 /// Looks at all segments in `dir`, and reads the last one. Files that were never used are removed.
@@ -84,12 +83,12 @@ pub(super) async fn recover<D: Disk, K: WalDeks>(
         let (_, end) = next.predecessor.expect("the chain goes through it");
         found.segments.push(one.found(end));
     }
-    let end = find_end(&last).await?;
+    let end = find_end(disk, &last).await?;
     found.segments.push(last.found(end));
     Ok(found)
 }
 
-impl<F> Opened<F> {
+impl Opened {
     fn found(self, end: Lsn) -> FoundSegment {
         FoundSegment {
             segment: self.segment,
@@ -104,9 +103,9 @@ impl<F> Opened<F> {
 async fn chain<D: Disk>(
     disk: &D,
     dir: &Path,
-    mut opened: Vec<Opened<D::File>>,
-) -> Result<Vec<Opened<D::File>>, WalError> {
-    let mut chain: Vec<Opened<D::File>> = Vec::new();
+    mut opened: Vec<Opened>,
+) -> Result<Vec<Opened>, WalError> {
+    let mut chain: Vec<Opened> = Vec::new();
     while let Some(one) = opened.pop() {
         let Some(next) = chain.last() else {
             chain.push(one);
@@ -145,7 +144,7 @@ async fn open<D: Disk, K: WalDeks>(
     owner: (TenantId, BranchId),
     id: SegmentId,
     deks: &K,
-) -> Result<Opened<D::File>, WalError> {
+) -> Result<Opened, WalError> {
     let file = disk.open(&path, None).await;
     let file = file.map_err(|source| disk_error(&path, source))?;
     let (header, sealed) = read_header(&*file, &path).await?;
@@ -185,7 +184,6 @@ async fn open<D: Disk, K: WalDeks>(
         segment,
         opener,
         start,
-        file,
     })
 }
 
@@ -215,13 +213,14 @@ async fn read_header<F: DiskFile>(
 }
 
 /// Where the log ends in its last segment, durably; or why what ends it is damage. See the module's rules.
-async fn find_end<F: DiskFile>(last: &Opened<F>) -> Result<Lsn, WalError> {
+async fn find_end<D: Disk>(disk: &D, last: &Opened) -> Result<Lsn, WalError> {
     let segment = &last.segment;
+    let file = disk.open(&segment.path, None).await;
+    let file = file.map_err(|source| segment.disk_error(source))?;
     // What a killed process wrote may be in the device only. What is read now will be there later.
-    let synced = last.file.sync().await;
+    let synced = file.sync().await;
     synced.map_err(|source| segment.disk_error(source))?;
-    let (file, opener) = (Rc::clone(&last.file), Rc::clone(&last.opener));
-    let mut cursor = SegmentCursor::new(segment.clone(), file, opener);
+    let mut cursor = SegmentCursor::new(segment.clone(), file, Rc::clone(&last.opener));
     let (reason, cut_off) = loop {
         match cursor.next().await? {
             Step::Frame { .. } => {}
