@@ -42,7 +42,8 @@ impl<P: Platform> ShardState<P> {
     pub(super) fn make_images(self: &Rc<Self>, branch: Rc<BranchOnCore>) {
         let images = &branch.images;
         let wanted = images.due.borrow().len().min(AT_ONCE_MAX);
-        while images.at_work.get() < wanted {
+        // Counted once: a task may come to its end within its spawning.
+        for _ in images.at_work.get()..wanted {
             images.at_work.set(images.at_work.get() + 1);
             let (state, branch) = (Rc::clone(self), Rc::clone(&branch));
             self.spawner.spawn(async move {
