@@ -1,12 +1,11 @@
 //! A branch's WAL made durable: on the local disk at once, in the object store piece by piece.
 //!
 //! What is received waits in memory until its piece is stored; so much of it may wait ([`PENDING_BYTES_MAX`]), then nothing
-//! more is received. Pieces and flushes are futures that own what they work with, so that the session can look after its
+//! more is received. Pieces and flushes are tasks that own what they work with, so that the session can look after its
 //! connection meanwhile: one piece and one flush at a time.
 
 use std::fs;
 use std::path::Path;
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use engine::catalog::WAL_PIECE_BYTES_MAX;
@@ -15,13 +14,15 @@ use engine::io::tokio_uring_disk::TokioUringDisk;
 use engine::manifest::WalPosition;
 use engine::types::{BranchId, Lsn, TenantId};
 use engine::wal::{Appended, LocalWal, Recovered, WalConfig, WalUsage};
+use tokio::task::{JoinError, JoinHandle, spawn_local};
 
 use super::attachment::Ack;
 use super::error::FollowError;
 use super::intake::{Intake, page_start};
 
-/// Stores a piece and gives the store back.
-type Storing = Pin<Box<dyn Future<Output = (WalStore, Result<(), IngestError>)>>>;
+/// Stores a piece and gives the store back. A task of its own: it may hold the lock on the branch's keys, which a commit of
+/// the local WAL waits for, so it has to go on while nobody waits for it.
+type Storing = JoinHandle<(WalStore, Result<(), IngestError>)>;
 
 /// A branch's WAL.
 pub(super) struct BranchLog {
@@ -231,7 +232,7 @@ impl BranchLog {
                     let outcome = store.put(start, &piece).await;
                     (store, outcome)
                 };
-                StoreSide::Storing(Box::pin(storing), end)
+                StoreSide::Storing(spawn_local(storing), end)
             }
             busy => busy,
         };
@@ -246,7 +247,7 @@ impl BranchLog {
             return std::future::pending().await;
         };
         let end = *end;
-        let (store, outcome) = storing.await;
+        let (store, outcome) = joined(storing.await);
         self.store = StoreSide::Idle(store);
         outcome?;
         let bytes = end.bytes_since(self.pending_start).unwrap_or(0);
@@ -290,6 +291,11 @@ async fn take_all(intake: &mut Intake, start: Lsn, bytes: &[u8]) -> Result<(), F
         intake.work().await?;
     }
     intake.advance().await
+}
+
+/// What a task of this thread came to; its panic goes on here.
+pub(super) fn joined<T>(outcome: Result<T, JoinError>) -> T {
+    outcome.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
 }
 
 /// Makes a directory, and those above it that are not there, so that a power loss does not take them back.

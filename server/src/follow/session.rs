@@ -1,7 +1,5 @@
 //! One connection to the primary, from its beginning to its end: receives, makes durable, acknowledges, takes in.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,26 +12,22 @@ use postgres::replication::{
     Connection, ConnectionSettings, Keepalive, ReplicationStart, Report, TimelineHistory,
     TimelineSwitch, WalData, WalEvent, WalFacts, WalReceiver, WalReceiverConfig,
 };
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::MissedTickBehavior;
 
 use super::error::FollowError;
 use super::intake::Intake;
-use super::log::BranchLog;
+use super::log::{BranchLog, joined};
 use super::slot_keeper::SlotKeeper;
 use super::status::{FollowStatus, Phase};
 use crate::import_job::BlockingThreads;
 
-/// Writes a flush and gives the flusher back.
-type Flushing = Pin<
-    Box<
-        dyn Future<
-            Output = (
-                Flusher<Arc<Engine>>,
-                Result<(Flushed, WalPosition), IngestError>,
-            ),
-        >,
-    >,
->;
+/// Writes a flush and gives the flusher back. A task of its own: it may hold the lock on the branch's keys, which a piece of
+/// WAL and a commit of the local WAL wait for, so it has to go on while nobody waits for it.
+type Flushing = JoinHandle<(
+    Flusher<Arc<Engine>>,
+    Result<(Flushed, WalPosition), IngestError>,
+)>;
 
 /// A branch that is open for writing: what lives longer than a connection.
 pub(super) struct OpenBranch {
@@ -360,7 +354,7 @@ impl OpenBranch {
         let frozen = self.intake.freeze().await?;
         self.unflushed_since = None;
         self.flush = match std::mem::replace(&mut self.flush, FlushSide::Moving) {
-            FlushSide::Idle(mut flusher) => FlushSide::Busy(Box::pin(async move {
+            FlushSide::Idle(mut flusher) => FlushSide::Busy(spawn_local(async move {
                 let flushed = flusher.flush(frozen, wal, &BlockingThreads).await;
                 (*flusher, flushed.map(|flushed| (flushed, wal)))
             })),
@@ -537,7 +531,7 @@ async fn flushed(side: &mut FlushSide) -> Result<(Flushed, WalPosition), FollowE
     let FlushSide::Busy(flushing) = side else {
         return std::future::pending().await;
     };
-    let (flusher, outcome) = flushing.await;
+    let (flusher, outcome) = joined(flushing.await);
     *side = FlushSide::Idle(Box::new(flusher));
     Ok(outcome?)
 }
