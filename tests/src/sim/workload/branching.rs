@@ -38,7 +38,9 @@ impl Driver {
     /// Makes a branch, or gives up over it.
     pub(super) async fn branch(&mut self, server: &Server) -> Result<(), Failure> {
         let name = self.draw_name();
-        let making = self.draw_making(name);
+        let Some(making) = self.draw_making(name) else {
+            return Ok(());
+        };
         self.computer.coverage.enter(Phase::Writing);
         let gives_up = self.rng.chance(200);
         let patience = if gives_up {
@@ -63,10 +65,13 @@ impl Driver {
     /// other one has it.
     pub(super) async fn branch_twins(&mut self, server: &Server) -> Result<(), Failure> {
         let name = self.draw_name();
-        let (mut one, mut other) = (
+        let drawn = (
             self.draw_making(name.clone()),
             self.draw_making(name.clone()),
         );
+        let (Some(mut one), Some(mut other)) = drawn else {
+            return Ok(());
+        };
         // Two that are all the same can't be told apart afterwards.
         for making in [&mut one, &mut other] {
             making.model.is_written = false;
@@ -99,9 +104,13 @@ impl Driver {
         }
     }
 
-    fn draw_making(&mut self, name: String) -> Making {
+    /// A branch to make; none where there is no parent that is known to be there.
+    fn draw_making(&mut self, name: String) -> Option<Making> {
         let committed = |branch: &&ModelBranch| branch.fate == Fate::Committed;
         let parents: Vec<&ModelBranch> = self.branches.iter().filter(committed).collect();
+        if parents.is_empty() {
+            return None;
+        }
         let parent = parents[self.rng.index(parents.len())];
         let mut model = parent.draw_plain_child(&mut self.rng, name);
         let by_name = self.rng.chance(500);
@@ -110,7 +119,7 @@ impl Driver {
         if model.is_written {
             model.last_lsn.0 += 1 + self.rng.below(1000);
         }
-        Making {
+        Some(Making {
             model,
             parent: if by_name {
                 parent.name.clone()
@@ -118,7 +127,7 @@ impl Driver {
                 parent.id.to_string()
             },
             progress: Rc::default(),
-        }
+        })
     }
 
     /// What became of a branch: its own answer, or none if it was given up.
