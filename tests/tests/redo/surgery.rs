@@ -1,6 +1,7 @@
 //! Changes to the files of a stopped cluster that no server command makes in a test's time.
 
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -44,34 +45,76 @@ fn set_in_checkpoint(data: &Path, at_field: usize, value: &[u8]) {
     bytes[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
     fs::write(&path, bytes).expect("control file");
 
-    let segment_bytes = u64::from(control.wal_segment_bytes);
+    let wal = Wal {
+        directory: data.join("pg_wal"),
+        timeline: control.checkpoint.timeline,
+        segment_bytes: u64::from(control.wal_segment_bytes),
+    };
     let lsn = control.checkpoint_lsn.0;
-    let name = segment_name(
-        control.checkpoint.timeline,
-        lsn / segment_bytes,
-        segment_bytes,
-    );
-    let wal = fs::File::options()
-        .read(true)
-        .write(true)
-        .open(data.join("pg_wal").join(name))
-        .expect("the checkpoint's segment");
-    let at = lsn % segment_bytes;
-    let mut record = vec![0; RECORD_HEADER_BYTES];
-    wal.read_exact_at(&mut record, at).expect("a record");
-    let total = u32::from_le_bytes(record[..4].try_into().expect("four bytes"));
-    assert!(
-        at % 8192 + u64::from(total) <= 8192,
-        "the checkpoint lies on one page"
-    );
-    record.resize(usize::try_from(total).expect("a short record"), 0);
-    wal.read_exact_at(&mut record, at).expect("a record");
+    let length = wal.read(lsn, size_of::<u32>());
+    let length = u32::from_le_bytes(length.try_into().expect("four bytes"));
+    let mut record = wal.read(lsn, usize::try_from(length).expect("a short record"));
     let main_at = RECORD_HEADER_BYTES + 2;
     record[main_at + at_field..][..value.len()].copy_from_slice(value);
     let crc = crc32c::crc32c(&record[RECORD_HEADER_BYTES..]);
     let crc = crc32c::crc32c_append(crc, &record[..20]);
     record[20..24].copy_from_slice(&crc.to_le_bytes());
-    wal.write_all_at(&record, at).expect("a record");
+    wal.write(lsn, &record);
+}
+
+/// The WAL files of one timeline: bytes of records, without the page headers between them.
+struct Wal {
+    directory: PathBuf,
+    timeline: u32,
+    segment_bytes: u64,
+}
+
+impl Wal {
+    fn read(&self, lsn: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        for (lsn, piece) in self.pieces(lsn, length) {
+            self.file(lsn)
+                .read_exact_at(&mut bytes[piece], lsn % self.segment_bytes)
+                .expect("read");
+        }
+        bytes
+    }
+
+    fn write(&self, lsn: u64, bytes: &[u8]) {
+        for (lsn, piece) in self.pieces(lsn, bytes.len()) {
+            self.file(lsn)
+                .write_all_at(&bytes[piece], lsn % self.segment_bytes)
+                .expect("written");
+        }
+    }
+
+    /// Where the bytes of a record lie, page by page.
+    fn pieces(&self, mut lsn: u64, length: usize) -> Vec<(u64, Range<usize>)> {
+        let mut pieces = Vec::new();
+        let mut done = 0;
+        while done < length {
+            if lsn.is_multiple_of(self.segment_bytes) {
+                lsn += LONG_HEADER_BYTES;
+            } else if lsn.is_multiple_of(PAGE_BYTES) {
+                lsn += HEADER_BYTES;
+            }
+            let left = PAGE_BYTES - lsn % PAGE_BYTES;
+            let take = usize::try_from(left).expect("a page").min(length - done);
+            pieces.push((lsn, done..done + take));
+            done += take;
+            lsn += take as u64;
+        }
+        pieces
+    }
+
+    fn file(&self, lsn: u64) -> fs::File {
+        let name = segment_name(self.timeline, lsn / self.segment_bytes, self.segment_bytes);
+        fs::File::options()
+            .read(true)
+            .write(true)
+            .open(self.directory.join(name))
+            .expect("a WAL segment")
+    }
 }
 
 /// Removes what is behind the first segment that holds `from`: a crash that lost the end of a record.
@@ -107,6 +150,10 @@ fn segment_name(timeline: u32, segment: u64, segment_bytes: u64) -> String {
 /// `initdb`'s default.
 const SEGMENT_BYTES: u64 = 16 << 20;
 const RECORD_HEADER_BYTES: usize = 24;
+const PAGE_BYTES: u64 = 8192;
+/// Of a page of WAL; the first of a segment has the long one.
+const HEADER_BYTES: u64 = 24;
+const LONG_HEADER_BYTES: u64 = 40;
 /// Of the copy of the checkpoint in the control file.
 const CHECKPOINT_AT: usize = 40;
 /// In a checkpoint.
