@@ -1,6 +1,6 @@
-//! A branch that is written while it is read, on the simulated computer: memory layers, flushes, pieces of WAL, kills and power
-//! losses at any moment, a store that refuses, doubts and loses puts. A model judges every read, and every recovery: what was
-//! told to be durable is there.
+//! A branch that is written while it is read, on the simulated computer: memory layers, flushes, pieces of WAL, compaction,
+//! history given up but for what branches see, deletion of what is left over, kills and power losses at any moment, a store that refuses, doubts and loses puts. A model
+//! judges every read, and every recovery: what was told to be durable is there.
 //!
 //! The WAL of these runs is a row of operations; a version's LSN is where its operation ends.
 
@@ -13,13 +13,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use engine::cache::{CacheConfig, SLOT_BYTES};
-use engine::catalog::{CommitFacts, InlineCpu, WriterConfig};
-use engine::ingest::{self, Ingest, IngestConfig, IngestError, LocalCores};
+use engine::catalog::{Catalog, CatalogError, CommitFacts, InlineCpu, Parent, WriterConfig};
+use engine::ingest::{
+    self, CompactionConfig, Due, Ingest, IngestConfig, IngestError, LocalCores, Retention,
+    RetentionConfig,
+};
 use engine::io::clock::Clock;
 use engine::layer::{LayerConfig, Value};
 use engine::manifest::TimelineSpan;
 use engine::shard::{Shard, ShardConfig};
-use engine::store::StoreConfig;
+use engine::store::{StoreClient, StoreConfig};
 use engine::types::{BranchId, Key, Lsn, TenantId};
 use engine::{ErrorKind, ReadError};
 use futures_util::future::{Either, select};
@@ -45,6 +48,14 @@ struct Counts {
     reads: u64,
     flushes: u64,
     pieces: u64,
+    compactions: u64,
+    dropped: u64,
+    gone: u64,
+    children: u64,
+    reads_of_children: u64,
+    images: u64,
+    deleted: u64,
+    orphans: u64,
     lost: u64,
     excused: u64,
 }
@@ -57,6 +68,10 @@ struct World {
     stream: RefCell<Vec<u8>>,
     /// Everything before was told to be durable.
     durable: Cell<Lsn>,
+    /// Nothing below can be read; and nothing below the second, if its commit came through.
+    horizon: Cell<(Lsn, Lsn)>,
+    /// Branches of it, and where they left it.
+    children: RefCell<Vec<(BranchId, Lsn)>>,
     counts: Cell<Counts>,
 }
 
@@ -172,7 +187,12 @@ impl World {
                 _ => Lsn(BEGIN + self.below(last.0 - BEGIN + 1)),
             };
             let wanted = value_at(&self.versions.borrow(), key, at);
+            let (horizon, _) = self.horizon.get();
             match shard.read(&branch, key, at).await {
+                Err(ReadError::Gone { .. }) if at < self.horizon.get().1 => {
+                    self.count(|counts| counts.gone += 1);
+                }
+                _ if at < horizon => return Err(format!("{key:?} at {at}: below {horizon}")),
                 Ok(found) if Some(&found) == wanted.as_ref() => {
                     self.count(|counts| counts.reads += 1);
                 }
@@ -185,7 +205,69 @@ impl World {
                 Err(error) => self.excuse(&error)?,
             }
         }
+        self.read_a_child(shard).await
+    }
+
+    /// A branch shows what its parent was where it left it, whatever the parent has given up since.
+    async fn read_a_child(&self, shard: &Shard<SimPlatform>) -> Result<(), Failure> {
+        let count = self.children.borrow().len() as u64;
+        if count == 0 {
+            return Ok(());
+        }
+        let nth = usize::try_from(self.below(count)).expect("small");
+        let (child, left_at) = self.children.borrow()[nth];
+        let branch = match shard.open_branch(self.place.0, child).await {
+            Ok(branch) => branch,
+            Err(error) => return self.excuse(&error),
+        };
+        let key = key(
+            u32::try_from(self.below(5)).expect("small"),
+            u32::try_from(self.below(6)).expect("small"),
+        );
+        let wanted = value_at(&self.versions.borrow(), key, left_at);
+        match shard.read(&branch, key, left_at).await {
+            Ok(found) if Some(&found) == wanted.as_ref() => {}
+            Err(ReadError::NotFound { .. }) if wanted.is_none() => {}
+            Ok(found) => {
+                let bytes = found.len();
+                return Err(format!(
+                    "a child at {left_at}: {key:?}: {bytes} bytes, not those"
+                ));
+            }
+            Err(error) => return self.excuse(&error),
+        }
+        self.count(|counts| counts.reads_of_children += 1);
         Ok(())
+    }
+
+    /// Makes a branch of what is durable.
+    async fn make_child(
+        &self,
+        shards: &[Shard<SimPlatform>],
+        server: &Parts,
+    ) -> Result<(), Failure> {
+        let (tenant, branch) = self.place;
+        let opened = shards[0].open_branch(tenant, branch).await;
+        let (Ok(opened), Ok(tenant)) = (opened, server.catalog.tenant(tenant).await) else {
+            return Ok(());
+        };
+        let parent = Parent::new(opened.manifest());
+        let (from, to) = (opened.readable_from(), parent.last_lsn());
+        let at = Lsn(from.0 + self.below(to.0 - from.0 + 1));
+        let name = format!("child{}", self.below(1 << 40));
+        let made = server
+            .catalog
+            .create_child(&tenant, &name, &parent, Some(at));
+        match made.await {
+            Ok(child) => {
+                self.children.borrow_mut().push((child.id, at));
+                self.count(|counts| counts.children += 1);
+                Ok(())
+            }
+            // Whether it is there is not known: nobody reads it.
+            Err(CatalogError::Manifest(_)) => Ok(()),
+            Err(other) => Err(format!("a child at {at}: {other}")),
+        }
     }
 
     /// An error that faults of the store explain.
@@ -239,6 +321,7 @@ impl From<IngestError> for Stop {
 /// What a writer needs of a server.
 struct Parts {
     branches: std::sync::Arc<engine::SharedBranches>,
+    catalog: Catalog<StoreClient>,
     clock: Simulator,
 }
 
@@ -250,6 +333,7 @@ async fn write(
     let cores = LocalCores::new(shards.to_vec());
     let config = IngestConfig {
         layer: LayerConfig::tiny(),
+        compaction: CompactionConfig::tiny(),
         ..IngestConfig::default()
     };
     let opened = ingest::open(&server.branches, cores, &server.clock, world.place, config);
@@ -257,6 +341,8 @@ async fn write(
         facts,
         mut versions,
         mut flusher,
+        compactor,
+        mut garbage,
         mut replay,
         ..
     } = opened.await?;
@@ -275,9 +361,22 @@ async fn write(
         return Err(format!("{} was durable, {last} came back", world.durable.get()).into());
     }
     world.count(|counts| counts.recovered += 1);
+    let horizon = facts.readable_from.expect("it was readable once");
+    if !(world.horizon.get().0..=world.horizon.get().1).contains(&horizon) {
+        return Err(format!("the horizon is {horizon}").into());
+    }
+    world.horizon.set((horizon, horizon));
+    let mut retention = Retention::new(RetentionConfig {
+        wal_bytes: Some(WAL_KEPT),
+        settle: Duration::from_millis(300),
+    });
     world.forget_above(last);
     let mut wal = replay.into_store(Lsn(BEGIN));
     let mut stored = wal.end();
+    if world.below(3) == 0 {
+        let found = garbage.find_orphans(server.clock.now()).await?;
+        world.count(|counts| counts.orphans += found);
+    }
     loop {
         world.read_some(shards, last).await?;
         for (key, lsn, is_image, bytes) in world.draw_operations() {
@@ -305,6 +404,44 @@ async fn write(
             world.count(|counts| counts.flushes += 1);
             world.read_some(shards, last).await?;
         }
+        if world.below(8) == 0 {
+            let compacting = compactor.compact(&InlineCpu);
+            let reading = world.read_some(shards, last);
+            let (compacted, read) = futures_util::join!(compacting, reading);
+            read?;
+            if let Some(compacted) = compacted? {
+                let removed = compacted.removed().to_vec();
+                let committing = flusher.commit_compaction(compacted);
+                let reading = world.read_some(shards, last);
+                let (committed, read) = futures_util::join!(committing, reading);
+                read?;
+                let compaction = committed?;
+                garbage.take(&removed, server.clock.now());
+                world.count(|counts| {
+                    counts.compactions += 1;
+                    counts.dropped += compaction.dropped;
+                    counts.images += compaction.images;
+                });
+                world.read_some(shards, last).await?;
+            }
+        }
+        if world.below(12) == 0 {
+            world.make_child(shards, server).await?;
+        }
+        if world.below(4) == 0 {
+            let (horizon, _) = world.horizon.get();
+            world.horizon.set((horizon, last));
+            let retaining = flusher.retain(&mut retention, server.clock.now());
+            let (retained, read) = futures_util::join!(retaining, world.read_some(shards, last));
+            read?;
+            let horizon = match retained? {
+                Due::Raise(raised) => raised.min(flusher.durable_lsn()).max(horizon),
+                Due::GiveUp(_) | Due::Nothing => horizon,
+            };
+            world.horizon.set((horizon, horizon));
+        }
+        let deleted = garbage.delete_due(server.clock.now()).await?;
+        world.count(|counts| counts.deleted += deleted.objects);
     }
 }
 
@@ -382,6 +519,8 @@ async fn drive(computer: Computer, mut rng: Rng, counts: Rc<Cell<Counts>>) -> Re
         versions: RefCell::default(),
         stream: RefCell::default(),
         durable: Cell::new(Lsn(BEGIN)),
+        horizon: Cell::new((Lsn(BEGIN), Lsn(BEGIN))),
+        children: RefCell::default(),
         counts: Cell::default(),
     });
     for life in 0..LIVES {
@@ -395,6 +534,7 @@ async fn drive(computer: Computer, mut rng: Rng, counts: Rc<Cell<Counts>>) -> Re
         computer.store.set_faults(faults);
         let parts = Parts {
             branches: std::sync::Arc::clone(&server.branches),
+            catalog: server.catalog.clone(),
             clock: computer.simulator.clone(),
         };
         let living = process.call(live(Rc::clone(&world), server.shards.clone(), parts));
@@ -429,6 +569,8 @@ fn run(seed: u64) -> Result<Counts, Failure> {
     Ok(counts.get())
 }
 
+/// WAL that stays readable.
+const WAL_KEPT: u64 = 6000;
 const LIVES: u32 = 12;
 const POLLS_MAX: u64 = 50_000_000;
 const SEEDS: u64 = 60;
@@ -455,6 +597,14 @@ fn nothing_durable_is_lost_and_every_read_is_right() {
                             sum.reads += counts.reads;
                             sum.flushes += counts.flushes;
                             sum.pieces += counts.pieces;
+                            sum.compactions += counts.compactions;
+                            sum.dropped += counts.dropped;
+                            sum.gone += counts.gone;
+                            sum.children += counts.children;
+                            sum.reads_of_children += counts.reads_of_children;
+                            sum.images += counts.images;
+                            sum.deleted += counts.deleted;
+                            sum.orphans += counts.orphans;
                             sum.lost += counts.lost;
                             sum.excused += counts.excused;
                         }
@@ -466,6 +616,9 @@ fn nothing_durable_is_lost_and_every_read_is_right() {
     });
     let (counts, failures) = total.into_inner().expect("nobody panics with it");
     println!("{counts:?}");
+    assert!(counts.compactions > 300 && counts.images > 300 && counts.dropped > 1000);
+    assert!(counts.gone > 1000 && counts.children > 100 && counts.reads_of_children > 1000);
+    assert!(counts.deleted > 300 && counts.orphans > 10);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert!(counts.recovered > 300 && counts.flushes > 300 && counts.pieces > 1000);
     assert!(counts.reads > 20_000 && counts.lost > 100 && counts.excused > 10);

@@ -83,47 +83,65 @@ impl<O: Objects> Catalog<O> {
         tenant: &Tenant,
         branch: BranchId,
     ) -> Result<Vec<String>, CatalogError> {
-        let named = self.named(tenant).await?;
-        // Most tell their parent in the record of their name; the others are opened.
-        let mut parents: BTreeMap<BranchId, Option<BranchId>> = BTreeMap::new();
-        for seen in &named {
-            if let Meaning::Start(id, start) = &seen.record.meaning {
-                parents.insert(*id, start.creation.parent.map(|(parent, _)| parent));
-            }
-        }
-        let told = |id: &BranchId| parents.contains_key(id);
-        let others: BTreeSet<BranchId> = named
+        let family = self.family(tenant).await?;
+        let mut names: Vec<String> = family
+            .named
             .iter()
-            .filter_map(|seen| seen.record.branch())
-            .filter(|id| !told(id))
-            .collect();
-        let mut wanted: BTreeSet<BranchId> = parents.values().flatten().copied().collect();
-        wanted.extend(others);
-        while !wanted.is_empty() {
-            for id in &wanted {
-                parents.entry(*id).or_insert(None);
-            }
-            for opened in self.open_all_there_are(tenant, wanted).await? {
-                parents.insert(opened.id(), parent_of(&opened));
-            }
-            wanted = parents
-                .values()
-                .flatten()
-                .filter(|id| !parents.contains_key(id))
-                .copied()
-                .collect();
-        }
-        let reads = |id: BranchId| {
-            let above = std::iter::successors(Some(id), |id| *parents.get(id)?);
-            above.skip(1).any(|ancestor| ancestor == branch)
-        };
-        let mut names: Vec<String> = named
-            .into_iter()
-            .filter(|seen| seen.record.branch().is_some_and(reads))
-            .map(|seen| seen.record.name)
+            .filter(|(_, id)| family.left_at(*id, branch).is_some())
+            .map(|(name, _)| name.clone())
             .collect();
         names.sort();
         Ok(names)
+    }
+
+    /// The LSNs at which branches that have a name see `branch`, which they left, or their ancestors did; in ascending order, each
+    /// once. A few requests for each branch that has a manifest, one for each that has not.
+    pub async fn branch_points(
+        &self,
+        tenant: &Tenant,
+        branch: BranchId,
+    ) -> Result<Vec<Lsn>, CatalogError> {
+        let family = self.family(tenant).await?;
+        let points = family.named.iter();
+        let points = points.filter_map(|(_, id)| family.left_at(*id, branch));
+        Ok(points.collect::<BTreeSet<Lsn>>().into_iter().collect())
+    }
+
+    /// Who left whom, of all branches that have a name and those above them.
+    async fn family(&self, tenant: &Tenant) -> Result<Family, CatalogError> {
+        let named = self.named(tenant).await?;
+        // Most tell their parent in the record of their name; the others are opened.
+        let mut parents: BTreeMap<BranchId, Option<(BranchId, Lsn)>> = BTreeMap::new();
+        for seen in &named {
+            if let Meaning::Start(id, start) = &seen.record.meaning {
+                parents.insert(*id, start.creation.parent);
+            }
+        }
+        let named: Vec<(String, BranchId)> = named
+            .into_iter()
+            .filter_map(|seen| Some((seen.record.name.clone(), seen.record.branch()?)))
+            .collect();
+        let untold = |parents: &BTreeMap<BranchId, _>, ids: Vec<BranchId>| -> BTreeSet<BranchId> {
+            ids.into_iter()
+                .filter(|id| !parents.contains_key(id))
+                .collect()
+        };
+        let above = |parents: &BTreeMap<BranchId, Option<(BranchId, Lsn)>>| -> Vec<BranchId> {
+            parents.values().flatten().map(|(id, _)| *id).collect()
+        };
+        let mut first = above(&parents);
+        first.extend(named.iter().map(|(_, id)| *id));
+        let mut wanted = untold(&parents, first);
+        while !wanted.is_empty() {
+            for id in &wanted {
+                parents.insert(*id, None);
+            }
+            for opened in self.open_all_there_are(tenant, wanted).await? {
+                parents.insert(opened.id(), opened.facts().creation.parent);
+            }
+            wanted = untold(&parents, above(&parents));
+        }
+        Ok(Family { named, parents })
     }
 
     /// Branches that were begun and never became visible, by id. Those under way are among them.
@@ -219,6 +237,27 @@ impl<O: Objects> Catalog<O> {
             .try_collect()
             .await?;
         Ok(opened.into_iter().flatten().collect())
+    }
+}
+
+/// The branches of a tenant that have a name, and their ancestors.
+struct Family {
+    named: Vec<(String, BranchId)>,
+    parents: BTreeMap<BranchId, Option<(BranchId, Lsn)>>,
+}
+
+impl Family {
+    /// Up to where `branch` sees `ancestor`; `None` if that is none of its ancestors.
+    fn left_at(&self, mut branch: BranchId, ancestor: BranchId) -> Option<Lsn> {
+        let mut at = Lsn::MAX;
+        loop {
+            let (parent, left_at) = (*self.parents.get(&branch)?)?;
+            at = at.min(left_at);
+            if parent == ancestor {
+                return Some(at);
+            }
+            branch = parent;
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Versions on their way into a layer: collected in order of arrival, sorted once, sealed.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::crypto::page_seal::{Dek, DekId};
@@ -96,6 +97,60 @@ impl Window {
         }
     }
 
+    /// The places of the versions of each key, oldest first. Sorts them; of versions with the same key and LSN the one that came
+    /// last is there. A key whose versions lie very far apart is there several times, older versions first.
+    pub(crate) fn groups(&mut self) -> Vec<Range<usize>> {
+        self.sort();
+        let mut start = self.done;
+        let of_key = |a: &Version, b: &Version| a.key == b.key;
+        let groups = self.versions[start..].chunk_by(of_key).map(|group| {
+            let range = start..start + group.len();
+            start = range.end;
+            range
+        });
+        groups.collect()
+    }
+
+    /// Partition, key and LSN of the version at a place.
+    pub(crate) fn version(&self, place: usize) -> (Partition, Key, Lsn) {
+        let version = &self.versions[place];
+        (version.partition, version.key, version.lsn)
+    }
+
+    /// Image or delta.
+    pub(crate) fn kind(&self, place: usize) -> ValueKind {
+        self.versions[place].kind
+    }
+
+    /// The bytes of the version at a place.
+    pub(crate) fn value(&self, place: usize) -> &[u8] {
+        let version = &self.versions[place];
+        let end = version.value_at + version.value_bytes as usize;
+        let buffer = match version.buffer {
+            Buffer::Own => &self.values,
+            Buffer::Shared(number) => &*self.shared[number as usize],
+        };
+        &buffer[version.value_at..end]
+    }
+
+    /// Keeps those of the versions that are marked; sorted as they are.
+    pub(crate) fn retain(&mut self, marked: &[bool]) {
+        assert_eq!(marked.len(), self.versions.len(), "a mark for each");
+        let mut marks = marked.iter();
+        self.versions.retain(|_| marks.next() == Some(&true));
+    }
+
+    /// Makes an image of the version at a place.
+    pub(crate) fn replace_by_image(&mut self, place: usize, image: &[u8]) {
+        let value_at = self.values.len();
+        self.values.extend_from_slice(image);
+        let version = &mut self.versions[place];
+        version.kind = ValueKind::Image;
+        version.buffer = Buffer::Own;
+        version.value_at = value_at;
+        version.value_bytes = u32::try_from(image.len()).expect("a value is at most a page");
+    }
+
     fn arrivals(&self) -> u32 {
         u32::try_from(self.versions.len()).expect("windows are far below 4 GiB")
     }
@@ -119,12 +174,7 @@ impl Window {
             {
                 return (writer.finish(), true);
             }
-            let end = version.value_at + version.value_bytes as usize;
-            let buffer = match version.buffer {
-                Buffer::Own => &self.values,
-                Buffer::Shared(number) => &*self.shared[number as usize],
-            };
-            let bytes = &buffer[version.value_at..end];
+            let bytes = self.value(self.done);
             let value = match version.kind {
                 ValueKind::Image => Value::Image(bytes),
                 ValueKind::Delta => Value::Delta(bytes),

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use super::compaction::{CompactionConfig, Compactor, Garbage};
 use super::error::IngestError;
 use super::flusher::Flusher;
+use super::made_layers::LayerMaker;
 use super::on_cores::OnCores;
 use super::version_writer::VersionWriter;
 use super::wal_replay::WalReplay;
@@ -26,6 +28,8 @@ use crate::wal::{DekError, WalDeks};
 pub struct IngestConfig {
     /// How layers are cut.
     pub layer: LayerConfig,
+    /// When layers are merged.
+    pub compaction: CompactionConfig,
     /// Longest wait for the branch to open. Default 30 s.
     pub open_deadline: Duration,
 }
@@ -34,6 +38,7 @@ impl Default for IngestConfig {
     fn default() -> IngestConfig {
         IngestConfig {
             layer: LayerConfig::default(),
+            compaction: CompactionConfig::default(),
             open_deadline: Duration::from_secs(30),
         }
     }
@@ -45,8 +50,12 @@ pub struct Ingest<C> {
     pub facts: BranchFacts,
     /// Takes versions.
     pub versions: VersionWriter<C>,
-    /// Makes layers of them.
+    /// Makes layers of them, and commits what compaction makes.
     pub flusher: Flusher<C>,
+    /// Merges layers.
+    pub compactor: Compactor<C>,
+    /// Deletes what no manifest names.
+    pub garbage: Garbage,
     /// The stored WAL behind the manifest's last LSN: to be decoded first.
     pub replay: WalReplay,
     /// Keys for what is kept locally.
@@ -145,28 +154,49 @@ pub async fn open<C: OnCores>(
         is_claimed: false,
     };
     let key_space = Arc::clone(catalog.key_space());
-    let layers = LayerStore {
-        objects: objects.clone(),
-        key_space: Arc::clone(&key_space),
-        tenant,
-        names: Arc::clone(&names),
-        config: config.layer,
+    let redo = cores.on_core(0, async |shard: Shard<C::Platform>| shard.redo());
+    let redo = redo.await.ok_or(IngestError::CoreStopped)?;
+    let layers = LayerMaker {
+        store: Arc::new(LayerStore {
+            objects: objects.clone(),
+            key_space: Arc::clone(&key_space),
+            tenant,
+            names: Arc::clone(&names),
+            config: config.layer,
+        }),
+        cores: cores.clone(),
     };
     Ok(Ingest {
         versions: VersionWriter::new(
             branch,
             Arc::clone(&shared),
-            cores.clone(),
+            cores,
             key_space,
             facts.last_lsn,
         ),
+        compactor: Compactor {
+            place: owner,
+            layers: layers.clone(),
+            branches: Arc::clone(branches),
+            shared: Arc::clone(&shared),
+            store: objects.clone(),
+            redo,
+            config: config.compaction.clone(),
+        },
+        garbage: Garbage {
+            place: owner,
+            epoch: facts.epoch,
+            shared: Arc::clone(&shared),
+            store: objects.clone(),
+            delete_after: config.compaction.delete_after,
+            waiting: VecDeque::new(),
+        },
         facts,
         flusher: Flusher {
             log,
             layers,
             branches: Arc::clone(branches),
             shared,
-            cores,
             broken: false,
         },
         replay,

@@ -10,14 +10,18 @@
 //! |    5 | start    | as create, with a parent; readable-from LSN                                |
 //! |    6 | flush    | as edit, and behind it the WAL position: number of a piece (8), LSN        |
 //! |    7 | snapshot of a branch with a WAL position | as snapshot, and behind it the WAL position |
+//! |    8 | history  | epoch (4), kept history: from LSN, LSNs below it (count, ascending)        |
+//! |    9 | snapshot of a branch that gave up history | as snapshot, WAL position (0, or 1 with it), kept history |
 //!
 //! LSNs have 8 bytes, counts and flags 4. Entry 0 is the branch's creation or start; entries with a number divisible by
 //! [`ENTRIES_PER_SNAPSHOT`](super::ENTRIES_PER_SNAPSHOT) are snapshots, and no others are.
 //!
 //! A branch that begins by a creation is readable from the first edit that says so. One that begins by a start was
 //! visible before it had a manifest (its name's record said the same, see `catalog/name_record.rs`) and is readable
-//! at once: its last LSN is where it left its parent. Kinds 5 to 7 are written in version 2; what
+//! at once: its last LSN is where it left its parent. Kinds 5 to 9 are written in version 2; what
 //! has none of them can be read by programs that know version 1 only.
+//!
+//! A history entry is there before the first edit whose layers lack what it gives up. What was given up does not come back.
 
 use std::collections::HashSet;
 
@@ -43,6 +47,69 @@ pub(crate) enum Entry {
         edit: Edit,
     },
     Snapshot(SnapshotRoot),
+    /// From here on layers may lack history.
+    History {
+        /// The writer's.
+        epoch: u32,
+        kept: KeptHistory,
+    },
+}
+
+/// Which history of a branch is there still: what its own readers see, and what branches see that left it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct KeptHistory {
+    /// Every LSN from here on,
+    pub from: Lsn,
+    /// and these ones below it, in ascending order; at most [`KEPT_LSNS_MAX`].
+    pub at: Vec<Lsn>,
+}
+
+impl KeptHistory {
+    /// Every LSN from `from` on, and those of `at` that lie below it. Where these are too many, all is kept from an earlier
+    /// LSN on.
+    pub fn new(from: Lsn, at: impl IntoIterator<Item = Lsn>) -> KeptHistory {
+        let mut at: Vec<Lsn> = at.into_iter().filter(|lsn| *lsn < from).collect();
+        at.sort_unstable();
+        at.dedup();
+        let from = match at.get(KEPT_LSNS_MAX) {
+            Some(first_too_many) => *first_too_many,
+            None => from,
+        };
+        at.truncate(KEPT_LSNS_MAX);
+        KeptHistory { from, at }
+    }
+
+    /// Whether what was seen at `lsn` is there.
+    pub fn has(&self, lsn: Lsn) -> bool {
+        lsn >= self.from || self.at.binary_search(&lsn).is_ok()
+    }
+
+    /// Whether all that `later` has is there.
+    pub(super) fn covers(&self, later: &KeptHistory) -> bool {
+        self.from <= later.from && later.at.iter().all(|lsn| self.has(*lsn))
+    }
+
+    fn encode(&self, out: &mut Encoder) {
+        assert!(
+            self.at.len() <= KEPT_LSNS_MAX,
+            "the root of a snapshot has room for {KEPT_LSNS_MAX} of them"
+        );
+        out.lsn(self.from).count(self.at.len());
+        for lsn in &self.at {
+            out.lsn(*lsn);
+        }
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Result<KeptHistory, RecordProblem> {
+        let lsn = from.lsn()?;
+        let count = from.count(size_of::<Lsn>())?;
+        let at: Vec<Lsn> = (0..count).map(|_| from.lsn()).collect::<Result<_, _>>()?;
+        let ascending = at.windows(2).all(|pair| pair[0] < pair[1]);
+        let sound = ascending && at.len() <= KEPT_LSNS_MAX && at.iter().all(|at| *at < lsn);
+        sound
+            .then_some(KeptHistory { from: lsn, at })
+            .ok_or(RecordProblem::Damaged("kept history"))
+    }
 }
 
 /// What never changes about a branch.
@@ -164,10 +231,21 @@ impl Entry {
                 WalPosition::encode(edit.wal, &mut out);
             }
             Entry::Snapshot(root) => {
-                let wal = root.facts.wal;
-                out.u32(wal.map_or(KIND_SNAPSHOT, |_| KIND_SNAPSHOT_WITH_WAL));
+                let (wal, kept) = (root.facts.wal, &root.facts.kept);
+                let kind = snapshot_kind(root);
+                out.u32(kind);
                 root.encode(&mut out);
+                if kind == KIND_SNAPSHOT_WITH_HISTORY {
+                    out.present(wal.as_ref());
+                }
                 WalPosition::encode(wal, &mut out);
+                if kind == KIND_SNAPSHOT_WITH_HISTORY {
+                    kept.encode(&mut out);
+                }
+            }
+            Entry::History { epoch, kept } => {
+                out.u32(KIND_HISTORY).u32(*epoch);
+                kept.encode(&mut out);
             }
         }
         out.finish()
@@ -189,13 +267,21 @@ impl Entry {
                 }
                 Entry::Edit { epoch, edit }
             }
-            KIND_SNAPSHOT | KIND_SNAPSHOT_WITH_WAL => {
+            KIND_SNAPSHOT | KIND_SNAPSHOT_WITH_WAL | KIND_SNAPSHOT_WITH_HISTORY => {
                 let mut root = SnapshotRoot::decode(&mut from)?;
-                if kind == KIND_SNAPSHOT_WITH_WAL {
+                let has_history = kind == KIND_SNAPSHOT_WITH_HISTORY;
+                if kind == KIND_SNAPSHOT_WITH_WAL || (has_history && from.present()?) {
                     root.facts.wal = Some(WalPosition::decode(&mut from)?);
+                }
+                if has_history {
+                    root.facts.kept = KeptHistory::decode(&mut from)?;
                 }
                 Entry::Snapshot(root)
             }
+            KIND_HISTORY => Entry::History {
+                epoch: from.u32()?,
+                kept: KeptHistory::decode(&mut from)?,
+            },
             _ => return Err(RecordProblem::Damaged("entry kind")),
         };
         from.finish()?;
@@ -205,9 +291,9 @@ impl Entry {
     /// The envelope it is written in: the oldest version that has its kind.
     pub(crate) fn format(&self) -> RecordFormat {
         let version = match self {
-            Entry::Start(_) => FORMAT.tag.version,
+            Entry::Start(_) | Entry::History { .. } => FORMAT.tag.version,
             Entry::Edit { edit, .. } if edit.wal.is_some() => FORMAT.tag.version,
-            Entry::Snapshot(root) if root.facts.wal.is_some() => FORMAT.tag.version,
+            Entry::Snapshot(root) if snapshot_kind(root) != KIND_SNAPSHOT => FORMAT.tag.version,
             Entry::Create(_) | Entry::Claim { .. } | Entry::Edit { .. } | Entry::Snapshot(_) => 1,
         };
         RecordFormat {
@@ -217,6 +303,15 @@ impl Entry {
             },
             ..FORMAT
         }
+    }
+}
+
+/// The oldest kind that says all of it.
+fn snapshot_kind(root: &SnapshotRoot) -> u32 {
+    match (root.facts.wal, root.facts.kept.from.is_valid()) {
+        (_, true) => KIND_SNAPSHOT_WITH_HISTORY,
+        (Some(_), false) => KIND_SNAPSHOT_WITH_WAL,
+        (None, false) => KIND_SNAPSHOT,
     }
 }
 
@@ -399,6 +494,11 @@ pub(crate) const FORMAT: RecordFormat = RecordFormat {
     kind: BlockKind::ManifestEntry,
 };
 
+/// Most single LSNs that are kept of a branch's history.
+pub const KEPT_LSNS_MAX: usize = 800;
+
+/// Bytes of an encoded kept history at most.
+pub(super) const KEPT_BYTES_MAX: usize = 8 + 4 + KEPT_LSNS_MAX * 8;
 /// Most timelines of one branch.
 pub const TIMELINES_MAX: usize = 256;
 
@@ -409,6 +509,8 @@ const KIND_SNAPSHOT: u32 = 4;
 const KIND_START: u32 = 5;
 const KIND_FLUSH: u32 = 6;
 const KIND_SNAPSHOT_WITH_WAL: u32 = 7;
+const KIND_HISTORY: u32 = 8;
+const KIND_SNAPSHOT_WITH_HISTORY: u32 = 9;
 
 /// Bytes of an encoded WAL position.
 pub(super) const WAL_POSITION_BYTES: usize = 8 + 8;

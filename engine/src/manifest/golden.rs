@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 use super::entry::{
-    self, BaseBackup, BranchStart, Creation, Edit, Entry, RemovedLayer, TimelineSpan, WalPosition,
+    self, BaseBackup, BranchStart, Creation, Edit, Entry, KeptHistory, RemovedLayer, TimelineSpan,
+    WalPosition,
 };
 use super::section::LayerSection;
 use super::snapshot::{NodeRef, SnapshotObjectWriter, SnapshotRoot, open_node};
@@ -110,6 +111,13 @@ fn wal_position() -> WalPosition {
     }
 }
 
+fn kept() -> KeptHistory {
+    KeptHistory {
+        from: Lsn(0x1700),
+        at: vec![Lsn(0x1001), Lsn(0x1600)],
+    }
+}
+
 fn check_entry(name: &str, number: u64, entry: &Entry) {
     let place = RecordPlace {
         tenant: TENANT,
@@ -155,6 +163,11 @@ fn the_manifest_entry_of_version_2() {
         readable_from: Lsn(0x8000),
     };
     check_entry("manifest_entry/v2-start.bin", 0, &Entry::Start(start));
+    let history = Entry::History {
+        epoch: 12,
+        kept: kept(),
+    };
+    check_entry("manifest_entry/v2-history.bin", 4, &history);
 }
 
 #[test]
@@ -193,8 +206,19 @@ fn snapshots_of_version_1() {
         &Entry::Snapshot(root.clone()),
     );
     root.facts.wal = Some(wal_position());
-    let snapshot = Entry::Snapshot(root);
+    let snapshot = Entry::Snapshot(root.clone());
     check_entry("manifest_entry/v2-snapshot_with_wal.bin", 128, &snapshot);
+    root.facts.kept = kept();
+    let snapshot = Entry::Snapshot(root.clone());
+    let name = "manifest_entry/v2-snapshot_with_wal_and_history.bin";
+    check_entry(name, 192, &snapshot);
+    root.facts.wal = None;
+    let snapshot = Entry::Snapshot(root);
+    check_entry(
+        "manifest_entry/v2-snapshot_with_history.bin",
+        192,
+        &snapshot,
+    );
 }
 
 #[test]

@@ -16,7 +16,7 @@ use futures_util::lock::Mutex;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::dek_allocator::DekAllocator;
-use super::entry::{BranchStart, Creation, Edit, Entry};
+use super::entry::{BranchStart, Creation, Edit, Entry, KeptHistory};
 use super::error::ManifestError;
 use super::key_tables::KeyTables;
 use super::nodes::fetch_node;
@@ -231,6 +231,17 @@ impl<O: Objects> ManifestLog<O> {
                 bytes_max: EDIT_BYTES_MAX,
             });
         }
+        self.append_next(entry).await
+    }
+
+    /// Says which history layers have from now on. As [`ManifestLog::commit`].
+    pub async fn keep_history(&mut self, kept: KeptHistory) -> Result<(), ManifestError> {
+        let epoch = self.names.epoch;
+        self.append_next(Entry::History { epoch, kept }).await
+    }
+
+    /// Appends an entry, and a snapshot before it if one is due.
+    async fn append_next(&mut self, entry: Entry) -> Result<(), ManifestError> {
         if self
             .state
             .next_number()

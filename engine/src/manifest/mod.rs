@@ -38,7 +38,8 @@ pub(crate) mod testing;
 pub use branch::{Branch, NODES_MAX};
 pub(crate) use entry::Entry;
 pub use entry::{
-    BaseBackup, BranchStart, Creation, Edit, RemovedLayer, TIMELINES_MAX, TimelineSpan, WalPosition,
+    BaseBackup, BranchStart, Creation, Edit, KEPT_LSNS_MAX, KeptHistory, RemovedLayer,
+    TIMELINES_MAX, TimelineSpan, WalPosition,
 };
 pub use error::ManifestError;
 pub use key_tables::{KeyTables, TABLES_MAX};

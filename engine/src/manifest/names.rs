@@ -99,6 +99,22 @@ pub fn layer(tenant: TenantId, object: ObjectId) -> String {
     object_in(tenant, object, "layers")
 }
 
+/// The directory of the layers that a branch wrote.
+pub(crate) fn layers(tenant: TenantId, branch: BranchId) -> String {
+    format!("tenants/{tenant}/branches/{branch}/layers/")
+}
+
+/// The layer of `branch` that has this path.
+pub(crate) fn layer_at(branch: BranchId, path: &str) -> Option<ObjectId> {
+    let (directory, sequence) = path.rsplit_once('-')?;
+    let (_, epoch) = directory.rsplit_once('/')?;
+    Some(ObjectId {
+        branch,
+        epoch: u32::try_from(number_of_digits(epoch, 8)?).ok()?,
+        sequence: number_of_digits(sequence, 16)?,
+    })
+}
+
 /// A piece of WAL.
 pub(crate) fn wal(tenant: TenantId, branch: BranchId, number: u64) -> String {
     format!("tenants/{tenant}/branches/{branch}/wal/{number:016x}")
@@ -107,8 +123,14 @@ pub(crate) fn wal(tenant: TenantId, branch: BranchId, number: u64) -> String {
 /// The last part of a path as a hexadecimal number of exactly `digits` digits.
 pub(crate) fn number_at_end(path: &str, digits: usize) -> Option<u64> {
     let (_, last) = path.rsplit_once('/')?;
-    let plain = last.len() == digits && last.bytes().all(|b| b.is_ascii_hexdigit());
-    plain.then(|| u64::from_str_radix(last, 16).ok()).flatten()
+    number_of_digits(last, digits)
+}
+
+fn number_of_digits(hexadecimal: &str, digits: usize) -> Option<u64> {
+    let plain = hexadecimal.len() == digits && hexadecimal.bytes().all(|b| b.is_ascii_hexdigit());
+    plain
+        .then(|| u64::from_str_radix(hexadecimal, 16).ok())
+        .flatten()
 }
 
 fn object_in(tenant: TenantId, object: ObjectId, directory: &str) -> String {

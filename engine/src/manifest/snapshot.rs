@@ -44,8 +44,8 @@ use bytes::Bytes;
 
 use super::codec::{Decoder, Encoder};
 use super::entry::{
-    BaseBackup, BranchStart, Creation, TIMELINE_BYTES, TIMELINES_MAX, WAL_POSITION_BYTES,
-    WalPosition,
+    BaseBackup, BranchStart, Creation, KEPT_BYTES_MAX, KeptHistory, TIMELINE_BYTES, TIMELINES_MAX,
+    WAL_POSITION_BYTES, WalPosition,
 };
 use super::section::{LayerSection, SECTION_BYTES, decode_partition};
 use crate::crypto::page_seal::{
@@ -79,6 +79,8 @@ pub struct BranchFacts {
     pub base_backup: Option<BaseBackup>,
     /// Where its WAL goes on behind the last LSN, once an ingest has said so.
     pub wal: Option<WalPosition>,
+    /// Which of its history is there.
+    pub kept: KeptHistory,
     /// Number of its own layers.
     pub layers: u64,
     /// Bytes of its own layers in the store.
@@ -131,6 +133,7 @@ impl SnapshotRoot {
                 readable_from: None,
                 base_backup: None,
                 wal: None,
+                kept: KeptHistory::default(),
                 layers: 0,
                 layer_bytes: 0,
             },
@@ -202,6 +205,7 @@ impl SnapshotRoot {
             readable_from: Some(from.lsn()?).filter(|lsn| lsn.is_valid()),
             base_backup: BaseBackup::decode(from)?,
             wal: None,
+            kept: KeptHistory::default(),
             layers: from.u64()?,
             layer_bytes: from.u64()?,
         };
@@ -452,7 +456,7 @@ const BAD_NODE_ORDER: RecordProblem = RecordProblem::Damaged("order of a snapsho
 const _: () = assert!(HEADER_BYTES == 88);
 const _: () = assert!(
     ROOT_FIXED_BYTES
-        + WAL_POSITION_BYTES
+        + (4 + WAL_POSITION_BYTES + KEPT_BYTES_MAX)
         + TIMELINES_MAX * TIMELINE_BYTES
         + PARTITIONS as usize * (OBJECT_BYTES + NODE_REF_BYTES)
         <= ROOT_BYTES_MAX

@@ -87,6 +87,18 @@ impl ManifestState {
                 "more layers go out than there are"
             }
             Entry::Edit { .. } => return Ok(()),
+            Entry::History { epoch, .. } if *epoch != facts.epoch => {
+                "history by a writer that lost its epoch"
+            }
+            Entry::History { kept, .. } if !facts.kept.covers(kept) => {
+                "history comes back that was given up"
+            }
+            Entry::History { kept, .. }
+                if facts.readable_from.is_none_or(|from| kept.from > from) =>
+            {
+                "history is given up that can be read"
+            }
+            Entry::History { .. } => return Ok(()),
         };
         Err(ManifestError::Inconsistent {
             branch: self.branch,
@@ -106,6 +118,7 @@ impl ManifestState {
             }
             Entry::Claim { epoch } => self.root.facts.epoch = epoch,
             Entry::Edit { edit, .. } => self.apply_edit(edit),
+            Entry::History { kept, .. } => self.root.facts.kept = kept,
             Entry::Create(_) | Entry::Start(_) => unreachable!("checked above"),
         }
         self.next_number += 1;

@@ -19,7 +19,7 @@ use crate::store::StoreClient;
 use crate::store::objects::StoreError;
 use crate::types::{BranchId, Lsn, ObjectId, TenantId};
 
-use super::layers::{LayerKey, OpenLayer};
+use super::open_layer::{LayerKey, OpenLayer};
 use super::request::BranchNumber;
 use super::shared_load::{Outcome, SharedLoad};
 
@@ -48,9 +48,8 @@ pub(crate) struct SharedBranch {
     manifest: Mutex<Arc<Branch>>,
     /// The branch it left, and where.
     pub(super) parent: Option<(BranchNumber, Lsn)>,
-    /// From where on it can be read: nowhere below its parent's horizon, since below that the parent's part of its
-    /// history is not whole.
-    pub(super) readable_from: Lsn,
+    /// From where on it can be read: its horizon. Grows.
+    readable_from: AtomicU64,
     /// The last LSN that can be read: all cores have every version up to there. Grows with an ingest.
     last_lsn: AtomicU64,
 }
@@ -65,6 +64,16 @@ impl SharedBranch {
     /// Replaces the manifest by a later one.
     pub(crate) fn set_manifest(&self, later: Arc<Branch>) {
         *self.manifest.lock().unwrap_or_else(PoisonError::into_inner) = later;
+    }
+
+    /// The first LSN that can be read.
+    pub(crate) fn readable_from(&self) -> Lsn {
+        Lsn(self.readable_from.load(Ordering::Acquire))
+    }
+
+    /// Shows nothing below `lsn` any more, before what was there is given up.
+    pub(crate) fn raise_horizon(&self, lsn: Lsn) {
+        self.readable_from.fetch_max(lsn.0, Ordering::AcqRel);
     }
 
     /// The last LSN that can be read.
@@ -128,7 +137,7 @@ impl SharedBranches {
 
     /// The open layer of a section; fetches its index and its key, at once, the first time. Bounded by the deadlines
     /// of the store and the key provider.
-    pub(super) async fn layer(
+    pub(crate) async fn layer(
         &self,
         branch: &SharedBranch,
         section: &LayerSection,
@@ -161,6 +170,24 @@ impl SharedBranches {
         for object in removed {
             tables.layers.remove(object);
         }
+    }
+
+    /// Up to where open branches see this one, which they left, or their ancestors did.
+    pub(crate) fn branch_points(&self, branch: BranchNumber) -> Vec<Lsn> {
+        let tables = self.0.tables();
+        let left_at = |open: &Arc<SharedBranch>| {
+            let mut at = Lsn::MAX;
+            let mut next = open.parent;
+            while let Some((parent, left_at)) = next {
+                at = at.min(left_at);
+                if parent == branch {
+                    return Some(at);
+                }
+                next = tables.branches[parent as usize].parent;
+            }
+            None
+        };
+        tables.branches.iter().filter_map(left_at).collect()
     }
 
     /// The tenants and branches it opens from.
@@ -229,15 +256,18 @@ impl Shared {
         let number = BranchNumber::try_from(tables.branches.len()).expect("branches are few");
         tables.numbers.insert(id, number);
         let parent = parent.zip(left_at);
-        let parents_horizon =
-            parent.map(|(parent, _)| tables.branches[parent as usize].readable_from);
+        // Below its parent's horizon the parent's part of its history is not whole; where it left its parent it is.
+        let horizon = parent.map_or(own_horizon, |(parent, left_at)| {
+            let parents = tables.branches[parent as usize].readable_from();
+            own_horizon.max(parents.min(left_at))
+        });
         let last_lsn = AtomicU64::new(branch.last_lsn().0);
         tables.branches.push(Arc::new(SharedBranch {
             number,
             manifest: Mutex::new(branch),
             last_lsn,
             parent,
-            readable_from: parents_horizon.map_or(own_horizon, |theirs| theirs.max(own_horizon)),
+            readable_from: AtomicU64::new(horizon.0),
         }));
         Ok(number)
     }

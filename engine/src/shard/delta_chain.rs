@@ -20,7 +20,7 @@ use crate::planted::{PlantedBug, planted};
 use crate::redo::Redo;
 use crate::types::{Key, Lsn};
 
-use super::layers::{BranchOnCore, LayerOnCore};
+use super::layers::{BranchOnCore, Descent, LayerOnCore};
 use super::page_pool::Page;
 use super::read_path::{Found, Patience, Stop, Wanted};
 use super::{Platform, ShardState};
@@ -191,10 +191,11 @@ impl<P: Platform> ShardState<P> {
         }
     }
 
-    /// Makes the value of `key` at `at` of its versions in `branch` and its ancestors, in `page`.
+    /// Makes the value of `key` of its versions in `branch` and its ancestors, in `page`: as a read sees it that came as far as
+    /// `descent`.
     pub(super) async fn replay(
         self: &Rc<Self>,
-        (branch, key, at): (Rc<BranchOnCore>, &Key, Lsn),
+        (branch, key, descent): (Rc<BranchOnCore>, &Key, Descent),
         page: &mut Page,
         patience: Patience,
         limits: ChainLimits,
@@ -202,7 +203,8 @@ impl<P: Platform> ShardState<P> {
         let chain = RefCell::new(DeltaChain::new(Arc::clone(&self.redo), limits));
         let mut other = self.pool.take();
         let pages = (&mut *page, &mut other);
-        let collected = self.collect(branch, key, at, pages, &chain, patience).await;
+        let of = (branch, key, descent);
+        let collected = self.collect(of, pages, &chain, patience).await;
         self.pool.put(other);
         let fetched = collected?;
         let mut chain = chain.into_inner();
@@ -216,17 +218,16 @@ impl<P: Platform> ShardState<P> {
     /// other is for blocks on their way.
     async fn collect(
         self: &Rc<Self>,
-        mut branch: Rc<BranchOnCore>,
-        key: &Key,
-        at: Lsn,
+        (mut branch, key, mut descent): (Rc<BranchOnCore>, &Key, Descent),
         (page, other): (&mut Page, &mut Page),
         chain: &RefCell<DeltaChain>,
         patience: Patience,
     ) -> Result<bool, Stop> {
         let partition = self.key_space.partition(key);
-        let mut at_most = at;
+        let at = descent.at_most();
         let mut fetched = false;
         loop {
+            let at_most = descent.at_most();
             {
                 let mut chain = chain.borrow_mut();
                 chain.take_from_memory(&branch, key, at_most, page);
@@ -260,12 +261,10 @@ impl<P: Platform> ShardState<P> {
                 return Ok(fetched);
             }
             // Without a floor and an ancestor, `apply` says that there is none.
-            let Some((parent, left_at)) = branch.parent() else {
+            let Some(ancestor) = self.descend(&branch, &mut descent)? else {
                 return Ok(fetched);
             };
-            at_most = at_most.min(left_at);
-            branch = self.branch(parent);
-            branch.check_horizon(at_most)?;
+            branch = ancestor;
         }
     }
 

@@ -14,7 +14,7 @@ use crate::memory::{ChainBounds, Chains, VersionBatch};
 use crate::types::Key;
 
 use super::delta_chain::ChainLimits;
-use super::layers::BranchOnCore;
+use super::layers::{BranchOnCore, Descent};
 use super::read_path::Patience;
 use super::{Platform, ShardState};
 
@@ -72,7 +72,7 @@ impl<P: Platform> ShardState<P> {
                 .delta_bytes_max
                 .saturating_mul(IMAGE_CHAIN_FACTOR),
         };
-        let of = (Rc::clone(branch), key, lsn);
+        let of = (Rc::clone(branch), key, Descent::new(lsn));
         let replayed = self.replay(of, &mut page, Patience::Store, limits).await;
         // What can't be replayed is told to whoever reads it.
         let was_made = replayed.is_ok_and(|found| {

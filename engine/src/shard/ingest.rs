@@ -7,12 +7,13 @@
 use std::sync::Arc;
 
 use crate::layer::ValueKind;
-use crate::manifest::{LayerSection, RemovedLayer};
+use crate::manifest::{KeptHistory, LayerSection, RemovedLayer};
 use crate::memory::{MemoryLayer, VersionBatch};
 use crate::types::{Key, Lsn};
 
 use super::fetch::verify_extent;
-use super::layers::{BranchOnCore, OpenLayer};
+use super::layers::BranchOnCore;
+use super::open_layer::OpenLayer;
 use super::page_pool::Page;
 use super::read_path::Found;
 use super::request::BranchNumber;
@@ -49,7 +50,13 @@ impl<P: Platform> Shard<P> {
     pub(crate) fn reopen(&self, branch: BranchNumber, above: Lsn) {
         let branch = self.0.branch(branch);
         branch.forget_sections();
+        branch.set_kept(Arc::new(branch.manifest().facts().kept.clone()));
         branch.memory.borrow_mut().thaw(above);
+    }
+
+    /// Knows which history of a branch is there from now on.
+    pub(crate) fn keep(&self, branch: BranchNumber, kept: Arc<KeptHistory>) {
+        self.0.branch(branch).set_kept(kept);
     }
 
     /// Freezes what is in memory of the branch, which readers go on finding, and begins another memory layer.

@@ -1,82 +1,26 @@
-//! What this core knows of branches and layers: which layers have keys of a partition, their indexes and openers.
+//! What this core knows of branches and layers: which layers have keys of a partition, and those that are open.
 //!
 //! Indexes are opened once per process and shared; a core finds them through tables of its own, so that a read
 //! touches no memory that another core writes. Loading goes through [`SingleLoad`]: one request for all who need it.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
-use std::ops::{Deref, Range};
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::cache::ExtentId;
-use crate::crypto::page_seal::{Dek, DekId, Opener, TAG_BYTES};
 use crate::error::ReadError;
-use crate::layer::{
-    BlockContents, BlockPlace, BlockScratch, ExtentDirectory, ExtentHeader, HEADER_BYTES,
-    LayerError, LayerHeader, LayerId, LayerIndex, PackEntry, Part, ValueKind, open_block,
-    open_pack,
-};
-use crate::manifest::{Branch, LayerSection, RemovedLayer};
+use crate::manifest::{Branch, KeptHistory, LayerSection, RemovedLayer};
 use crate::memory::MemoryLayers;
-use crate::store::StoreClient;
 use crate::types::{Key, Lsn, ObjectId, Partition};
 
 use super::branches::{SharedBranch, manifest_error};
-use super::delta_chain::DeltaChain;
 use super::images::ImagesDue;
-use super::page_pool::Page;
-use super::read_path::{Found, Patience, Stop};
+use super::open_layer::OpenLayer;
+use super::read_path::{Patience, Stop};
 use super::request::BranchNumber;
 use super::single_load::SingleLoad;
 use super::{Platform, ShardState};
-
-/// A layer whose index is in memory and whose blocks can be opened.
-pub(crate) struct OpenLayer {
-    id: LayerId,
-    path: Arc<str>,
-    index: LayerIndex,
-    key: LayerKey,
-}
-
-/// The key of a layer: what opens its blocks, and what tells why they do not open.
-pub(crate) struct LayerKey {
-    opener: Opener,
-    id: DekId,
-    check: [u8; TAG_BYTES],
-}
-
-impl LayerKey {
-    /// The key `dek`, found under `id`.
-    pub(crate) fn new(id: DekId, dek: &Dek) -> LayerKey {
-        LayerKey {
-            opener: Opener::new(dek),
-            id,
-            check: dek.key_check_value(),
-        }
-    }
-
-    pub(crate) fn opener(&self) -> &Opener {
-        &self.opener
-    }
-
-    /// Why a fresh copy of a layer does not open: what its header says of itself, if that tells more than `error`.
-    /// Costs a small read of the store.
-    pub(crate) async fn diagnose(
-        &self,
-        layer: &LayerId,
-        path: &str,
-        error: LayerError,
-        store: &StoreClient,
-    ) -> String {
-        let Ok(header) = store.read(path, 0..HEADER_BYTES as u64).await else {
-            return error.to_string();
-        };
-        let found = LayerHeader::decode(&header)
-            .and_then(|header| header.check(layer, self.id, &self.check));
-        found.map_or_else(|better| better.to_string(), |()| error.to_string())
-    }
-}
 
 /// A core's own handle on a shared layer: cloning it touches no count that other cores do.
 #[derive(Clone)]
@@ -92,200 +36,14 @@ impl Deref for LayerOnCore {
     }
 }
 
-impl OpenLayer {
-    /// A layer from its sealed index.
-    pub(crate) fn new(id: LayerId, path: Arc<str>, index: LayerIndex, key: LayerKey) -> OpenLayer {
-        OpenLayer {
-            id,
-            path,
-            index,
-            key,
-        }
-    }
-
-    /// Why a fresh copy of this layer does not open.
-    pub(super) async fn diagnose(&self, error: LayerError, store: &StoreClient) -> String {
-        self.key.diagnose(&self.id, &self.path, error, store).await
-    }
-
-    pub(crate) fn object(&self) -> ObjectId {
-        self.id.object
-    }
-
-    pub(super) fn path(&self) -> Arc<str> {
-        Arc::clone(&self.path)
-    }
-
-    pub(crate) fn index(&self) -> &LayerIndex {
-        &self.index
-    }
-
-    pub(super) fn extent_id(&self, extent_no: u32) -> ExtentId {
-        ExtentId {
-            tenant: self.id.tenant,
-            object: self.id.object,
-            extent_no,
-        }
-    }
-
-    /// Where an extent of this layer is in the object.
-    ///
-    /// # Panics
-    /// If the layer has no such extent: numbers come from the index itself.
-    pub(super) fn extent_range(&self, extent_no: u32) -> Range<u64> {
-        self.index
-            .extent_range(extent_no)
-            .expect("extent numbers come from this index")
-    }
-
-    /// The partition that an extent belongs to, and the extents of that partition.
-    pub(super) fn partition_of(&self, extent_no: u32) -> (Partition, Range<u32>) {
-        let partition = self
-            .index
-            .partition_of(extent_no)
-            .expect("extent numbers come from this index");
-        let section = self
-            .index
-            .section(partition)
-            .expect("an extent's partition is in the index");
-        (partition, section.extents.clone())
-    }
-
-    /// Where the sealed directory ends in the extent that starts with `head`.
-    pub(super) fn directory_end(&self, extent_no: u32, head: &[u8]) -> Result<usize, LayerError> {
-        let end = ExtentHeader::decode(extent_no, head)?.directory_range().end;
-        let range = self.extent_range(extent_no);
-        // The header is not sealed, and may be another object's: the index is believed.
-        if end as u64 > range.end - range.start {
-            let part = Part::Extent(extent_no);
-            let what = "has a directory longer than itself";
-            return Err(LayerError::Malformed { part, what });
-        }
-        Ok(end)
-    }
-
-    /// Opens the directory of the extent that starts with `head`.
-    pub(super) fn open_directory(
-        &self,
-        extent_no: u32,
-        head: &[u8],
-    ) -> Result<ExtentDirectory, LayerError> {
-        ExtentDirectory::open(&self.key.opener, &self.id, extent_no, head)
-    }
-
-    /// Opens the block at `place` and copies the newest version of `key` at or below `at`, image or delta, to the front of `page`.
-    /// `None`: the block is a pack that spans the key and does not have it.
-    pub(super) fn open_value(
-        &self,
-        place: &BlockPlace,
-        sealed: &[u8],
-        key: &Key,
-        at: Lsn,
-        scratch: &mut BlockScratch,
-        page: &mut Page,
-    ) -> Result<Option<Found>, LayerError> {
-        match place.contents {
-            BlockContents::Image | BlockContents::Delta => {
-                let len = open_block(
-                    &self.key.opener,
-                    &self.id,
-                    place,
-                    sealed,
-                    scratch,
-                    page.frame_mut(),
-                )?;
-                Ok(Some(Found {
-                    len,
-                    version: place.first_lsn,
-                    kind: match place.contents {
-                        BlockContents::Delta => ValueKind::Delta,
-                        _ => ValueKind::Image,
-                    },
-                    fetched: false,
-                }))
-            }
-            BlockContents::Pack => {
-                let pack = open_pack(&self.key.opener, &self.id, place, sealed, scratch)?;
-                let Some(entry) = pack.newest(key, at) else {
-                    return Ok(None);
-                };
-                page[..entry.value.len()].copy_from_slice(entry.value);
-                Ok(Some(Found {
-                    len: entry.value.len(),
-                    version: entry.lsn,
-                    kind: entry.kind,
-                    fetched: false,
-                }))
-            }
-        }
-    }
-}
-
-impl OpenLayer {
-    /// Opens the block at `place` for a read that replays: all deltas of `key` at or below `at` that it has above its newest
-    /// image go to `chain`, the image to the front of `page`. Answers the image, or else the oldest of the deltas.
-    pub(super) fn open_versions(
-        &self,
-        place: &BlockPlace,
-        sealed: &[u8],
-        (key, at): (&Key, Lsn),
-        scratch: &mut BlockScratch,
-        page: &mut Page,
-        chain: &mut DeltaChain,
-    ) -> Result<Option<Found>, LayerError> {
-        if place.contents != BlockContents::Pack {
-            let found = self.open_value(place, sealed, key, at, scratch, page)?;
-            if let Some(found) = found.filter(|found| found.kind == ValueKind::Delta) {
-                chain.push(found.version, &page[..found.len]);
-            }
-            return Ok(found);
-        }
-        let pack = open_pack(&self.key.opener, &self.id, place, sealed, scratch)?;
-        let of_key = pack
-            .entries()
-            .filter(|entry| entry.key == *key && entry.lsn <= at);
-        let mut oldest: Option<PackEntry<'_>> = None;
-        for entry in of_key.clone() {
-            if entry.kind == ValueKind::Image || oldest.is_none() {
-                oldest = Some(entry);
-            }
-        }
-        let Some(oldest) = oldest else {
-            return Ok(None);
-        };
-        if oldest.kind == ValueKind::Image {
-            page[..oldest.value.len()].copy_from_slice(oldest.value);
-        }
-        let deltas = of_key.filter(|entry| entry.kind == ValueKind::Delta);
-        for entry in deltas.filter(|entry| entry.lsn >= oldest.lsn) {
-            chain.push(entry.lsn, entry.value);
-        }
-        Ok(Some(Found {
-            len: oldest.value.len(),
-            version: oldest.lsn,
-            kind: oldest.kind,
-            fetched: false,
-        }))
-    }
-
-    /// The keys in a pack.
-    pub(super) fn keys_of_pack(
-        &self,
-        place: &BlockPlace,
-        sealed: &[u8],
-        scratch: &mut BlockScratch,
-    ) -> Result<Vec<Key>, LayerError> {
-        let pack = open_pack(&self.key.opener, &self.id, place, sealed, scratch)?;
-        Ok(pack.entries().map(|entry| entry.key).collect())
-    }
-}
-
 /// An open branch as this core knows it.
 pub(super) struct BranchOnCore {
     shared: Arc<SharedBranch>,
     partitions: RefCell<HashMap<Partition, Rc<PartitionSections>, ahash::RandomState>>,
     /// Grows when layers come in or go out: what is loaded meanwhile may not have them.
     generation: Cell<u64>,
+    /// Which history of it is there.
+    kept: RefCell<Arc<KeptHistory>>,
     /// What of it is in no layer yet, of the keys that this core owns.
     pub(super) memory: RefCell<MemoryLayers>,
     /// Which of those want an image.
@@ -298,7 +56,7 @@ impl BranchOnCore {
     }
 
     pub(super) fn readable_from(&self) -> Lsn {
-        self.shared.readable_from
+        self.shared.readable_from()
     }
 
     pub(super) fn last_lsn(&self) -> Lsn {
@@ -308,6 +66,22 @@ impl BranchOnCore {
     /// What its manifest says.
     pub(super) fn manifest(&self) -> Arc<Branch> {
         self.shared.manifest()
+    }
+
+    pub(super) fn set_kept(&self, kept: Arc<KeptHistory>) {
+        *self.kept.borrow_mut() = kept;
+    }
+
+    /// Refuses an LSN at which a branch left it, if that is not kept for it: it was made too late, or deleted.
+    fn check_kept(&self, left_at: Lsn) -> Result<(), ReadError> {
+        // The first is nearly always so.
+        if left_at >= self.readable_from() || self.kept.borrow().has(left_at) {
+            return Ok(());
+        }
+        Err(ReadError::Gone {
+            at: left_at,
+            horizon: self.readable_from(),
+        })
     }
 
     /// The branch it left, and where.
@@ -336,6 +110,31 @@ impl BranchOnCore {
             });
         }
         Ok(())
+    }
+}
+
+/// The way of a read at an LSN from a branch to its ancestors: what each of them shows of itself ends where the branch left it.
+///
+/// An ancestor may have given up what lies below its horizon, but for what its branches see where they left it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Descent {
+    /// The read's.
+    at: Lsn,
+    /// The lowest LSN at which one of the branches so far left its parent.
+    left_at: Lsn,
+}
+
+impl Descent {
+    pub(super) fn new(at: Lsn) -> Descent {
+        Descent {
+            at,
+            left_at: Lsn::MAX,
+        }
+    }
+
+    /// Versions above are not seen.
+    pub(super) fn at_most(self) -> Lsn {
+        self.at.min(self.left_at)
     }
 }
 
@@ -418,7 +217,7 @@ impl LayerTable {
         let layers = self.layers.borrow();
         let indexes: usize = layers
             .values()
-            .map(|layer| layer.index.resident_bytes())
+            .map(|layer| layer.index().resident_bytes())
             .sum();
         let branches = self.branches.borrow();
         let lists = branches.iter().flatten().flat_map(|branch| {
@@ -486,8 +285,10 @@ impl<P: Platform> ShardState<P> {
         }
         let branch = branches[slot].get_or_insert_with(|| {
             let shared = self.branches.get(number);
+            let kept = shared.manifest().facts().kept.clone();
             Rc::new(BranchOnCore {
                 shared,
+                kept: RefCell::new(Arc::new(kept)),
                 partitions: RefCell::default(),
                 generation: Cell::new(0),
                 memory: RefCell::default(),
@@ -495,6 +296,41 @@ impl<P: Platform> ShardState<P> {
             })
         });
         Rc::clone(branch)
+    }
+
+    /// Goes on to the branch that `branch` left; `None` if it left none.
+    pub(super) fn descend(
+        &self,
+        branch: &BranchOnCore,
+        descent: &mut Descent,
+    ) -> Result<Option<Rc<BranchOnCore>>, ReadError> {
+        let Some((parent, left_at)) = branch.parent() else {
+            return Ok(None);
+        };
+        descent.left_at = descent.left_at.min(left_at);
+        let parent = self.branch(parent);
+        if descent.at < descent.left_at {
+            parent.check_horizon(descent.at)?;
+        } else {
+            parent.check_kept(descent.left_at)?;
+        }
+        Ok(Some(parent))
+    }
+
+    /// Refuses an LSN that the branch or one of its ancestors does not show any more: to be asked behind a read, too, since what it
+    /// found is right only if nothing was given up meanwhile.
+    pub(super) fn check_all_horizons(
+        &self,
+        branch: Rc<BranchOnCore>,
+        at: Lsn,
+    ) -> Result<(), ReadError> {
+        branch.check_horizon(at)?;
+        let mut descent = Descent::new(at);
+        let mut next = self.descend(&branch, &mut descent)?;
+        while let Some(branch) = next {
+            next = self.descend(&branch, &mut descent)?;
+        }
+        Ok(())
     }
 
     /// The sections of a partition; asks the store the first time.

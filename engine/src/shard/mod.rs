@@ -16,6 +16,7 @@ mod ingest;
 mod layers;
 mod local_event;
 mod mesh;
+mod open_layer;
 mod page_pool;
 mod read_ahead;
 mod read_path;
@@ -51,8 +52,8 @@ pub(crate) use self::branches::SharedBranch;
 pub use self::branches::SharedBranches;
 pub use self::config::ShardConfig;
 pub(crate) use self::ingest::LayerExchange;
-pub(crate) use self::layers::{LayerKey, OpenLayer};
 pub use self::mesh::MeshEnd;
+pub(crate) use self::open_layer::{LayerKey, OpenLayer};
 pub use self::page_pool::Page;
 pub use self::reads::Reads;
 pub use self::stats::{Counter, LatencyHistograms, ShardCounters, ShardCounts};
@@ -200,6 +201,11 @@ impl<P: Platform> Shard<P> {
     /// This core's number.
     pub fn core(&self) -> usize {
         self.0.mesh.core()
+    }
+
+    /// How deltas are applied.
+    pub(crate) fn redo(&self) -> Arc<dyn Redo> {
+        Arc::clone(&self.0.redo)
     }
 
     /// A window for at most `capacity` reads in flight.
@@ -390,7 +396,9 @@ impl<P: Platform> ShardState<P> {
             request.at,
             &mut request.page[..],
         );
-        match hit {
+        // What the branch does not show any more is refused where it is read.
+        let horizon = hit.map(|_| self.branch(request.branch).readable_from());
+        match hit.filter(|_| horizon.is_none_or(|horizon| request.at >= horizon)) {
             Some(len) => {
                 self.counters.reads_ram.add(1);
                 self.record(Tier::Ram, &request);

@@ -24,7 +24,7 @@ use crate::planted::{PlantedBug, planted};
 use crate::types::{Key, Lsn};
 
 use super::delta_chain::DeltaChain;
-use super::layers::LayerOnCore;
+use super::layers::{BranchOnCore, Descent, LayerOnCore};
 use super::page_pool::Page;
 use super::request::BranchNumber;
 use super::{Platform, ShardState};
@@ -84,16 +84,32 @@ impl<P: Platform> ShardState<P> {
         page: &mut Page,
         patience: Patience,
     ) -> Result<Found, Stop> {
-        let partition = self.key_space.partition(key);
-        let mut branch = self.branch(branch);
-        let mut at_most = at;
+        let branch = self.branch(branch);
         branch.check_readable(at)?;
+        let outcome = self
+            .read_version(Rc::clone(&branch), key, at, page, patience)
+            .await;
+        self.check_all_horizons(branch, at)?;
+        outcome
+    }
+
+    async fn read_version(
+        self: &Rc<Self>,
+        mut branch: Rc<BranchOnCore>,
+        key: &Key,
+        at: Lsn,
+        page: &mut Page,
+        patience: Patience,
+    ) -> Result<Found, Stop> {
+        let partition = self.key_space.partition(key);
+        let mut descent = Descent::new(at);
         loop {
+            let at_most = descent.at_most();
             // What is in memory is newer than what is in layers.
             match branch.newest_in_memory(key, at_most, page) {
                 Some(found) if found.kind == ValueKind::Image => return Ok(found),
                 Some(_) => {
-                    let of = (branch, key, at_most);
+                    let of = (branch, key, descent);
                     return Box::pin(self.replay(of, page, patience, self.read_limits())).await;
                 }
                 None => {}
@@ -117,18 +133,15 @@ impl<P: Platform> ShardState<P> {
                     ValueKind::Image => Ok(found),
                     // Apart, so that reads of images stay as small as they are.
                     ValueKind::Delta => {
-                        let of = (branch, key, at_most);
+                        let of = (branch, key, descent);
                         Box::pin(self.replay(of, page, patience, self.read_limits())).await
                     }
                 };
             }
-            let Some((parent, left_at)) = branch.parent() else {
+            let Some(ancestor) = self.descend(&branch, &mut descent)? else {
                 return Err(ReadError::NotFound { at }.into());
             };
-            at_most = at_most.min(left_at);
-            branch = self.branch(parent);
-            // What an ancestor has given up it does not show to its descendants either.
-            branch.check_horizon(at_most)?;
+            branch = ancestor;
         }
     }
 

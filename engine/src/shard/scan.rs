@@ -10,7 +10,7 @@ use crate::layer::{BlockContents, LayerError};
 use crate::types::{Key, Lsn};
 
 use super::fetch::store_error;
-use super::layers::LayerOnCore;
+use super::layers::{Descent, LayerOnCore};
 use super::read_path::{Patience, Stop};
 use super::request::{BranchNumber, Message};
 use super::{Platform, ShardState};
@@ -111,10 +111,10 @@ impl<P: Platform> ShardState<P> {
     ) -> Result<BTreeSet<Key>, ReadError> {
         let partition = self.key_space.partition(&from);
         let mut keys = BTreeSet::new();
-        let mut next = Some((branch, at));
-        while let Some((branch, at)) = next {
-            let branch = self.branch(branch);
-            branch.check_horizon(at)?;
+        let mut descent = Descent::new(at);
+        let mut next = Some(self.branch(branch));
+        while let Some(branch) = next {
+            let at = descent.at_most();
             branch.memory.borrow().keys_between(from, to, at, &mut keys);
             let sections = patient(self.sections(&branch, partition, Patience::Store).await)?;
             for part in sections.between(&from, &to, at) {
@@ -139,9 +139,7 @@ impl<P: Platform> ShardState<P> {
                     }
                 }
             }
-            next = branch
-                .parent()
-                .map(|(parent, left_at)| (parent, at.min(left_at)));
+            next = self.descend(&branch, &mut descent)?;
         }
         keys.retain(|key| (from..=to).contains(key));
         Ok(keys)

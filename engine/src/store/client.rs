@@ -117,7 +117,21 @@ impl StoreClient {
     /// # Errors
     /// As the store says, after all retries; `Unavailable` if the store threads stopped.
     pub async fn read(&self, path: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
-        let mut body = self.get(path, range).await?;
+        let body = self.get(path, range).await?;
+        StoreClient::whole(body).await
+    }
+
+    /// As [`StoreClient::read`], for work that nobody waits for: it gives way to what is demanded.
+    /// # Errors
+    /// As [`StoreClient::read`].
+    /// # Panics
+    /// If the range is longer than [`FETCH_BYTES_MAX`](super::FETCH_BYTES_MAX).
+    pub async fn read_behind(&self, path: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let body = self.begin(path, range, Priority::Ahead).await?;
+        StoreClient::whole(body).await
+    }
+
+    async fn whole(mut body: StoreBody) -> Result<Bytes, StoreError> {
         let Some(first) = body.next().await.transpose()? else {
             return Ok(Bytes::new());
         };
@@ -157,6 +171,31 @@ impl StoreClient {
         self.lost_thread.store(true, Ordering::Release);
     }
 
+    /// Begins a read; failures come on the body.
+    async fn begin(
+        &self,
+        path: &str,
+        range: Range<u64>,
+        priority: Priority,
+    ) -> Result<StoreBody, StoreError> {
+        let path: Arc<str> = path.into();
+        let (events, receiver) = async_channel::bounded(BODY_CHUNKS_MAX);
+        if range.is_empty() {
+            drop(events);
+            return Ok(StoreBody::new(path, receiver, true));
+        }
+        self.queue_fetch(FetchRequest {
+            path: Arc::clone(&path),
+            range,
+            fills: Vec::new(),
+            verify: |_| None,
+            events,
+            priority,
+        })
+        .await?;
+        Ok(StoreBody::new(path, receiver, false))
+    }
+
     async fn queue_fetch(&self, request: FetchRequest) -> Result<(), StoreError> {
         let path = Arc::clone(&request.path);
         self.queue_of(request.priority)
@@ -178,22 +217,7 @@ impl Objects for StoreClient {
 
     /// Queued as demand. Returns when queued: failures come on the body.
     async fn get(&self, path: &str, range: Range<u64>) -> Result<StoreBody, StoreError> {
-        let path: Arc<str> = path.into();
-        let (events, receiver) = async_channel::bounded(BODY_CHUNKS_MAX);
-        if range.is_empty() {
-            drop(events);
-            return Ok(StoreBody::new(path, receiver, true));
-        }
-        self.queue_fetch(FetchRequest {
-            path: Arc::clone(&path),
-            range,
-            fills: Vec::new(),
-            verify: |_| None,
-            events,
-            priority: Priority::Demand,
-        })
-        .await?;
-        Ok(StoreBody::new(path, receiver, false))
+        self.begin(path, range, Priority::Demand).await
     }
 
     async fn get_all(&self, path: &str) -> Result<Bytes, StoreError> {

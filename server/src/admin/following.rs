@@ -88,7 +88,7 @@ pub(super) fn put_followers(page: &mut Exposition, state: &AdminState) {
             page.sample(&name, &[("branch", &attachment.name)], of(snapshot));
         }
     }
-    let counters: [(&str, &str, Of); 5] = [
+    let counters: [(&str, &str, Of); 8] = [
         ("received_bytes", "WAL received.", |s| {
             as_f64(s.progress.received_bytes)
         }),
@@ -100,6 +100,15 @@ pub(super) fn put_followers(page: &mut Exposition, state: &AdminState) {
         }),
         ("layer_bytes", "Layers written.", |s| {
             as_f64(s.progress.layer_bytes)
+        }),
+        ("compactions", "Compactions of layers.", |s| {
+            as_f64(s.progress.compactions)
+        }),
+        ("merged_bytes", "Layers that compactions merged.", |s| {
+            as_f64(s.progress.merged_bytes)
+        }),
+        ("compacted_bytes", "Layers that came of compactions.", |s| {
+            as_f64(s.progress.compacted_bytes)
         }),
         ("connections", "Connections made.", |s| {
             as_f64(s.connections)

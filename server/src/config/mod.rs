@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use engine::ingest::{CompactionConfig, IngestConfig, RetentionConfig};
 use serde::{Deserialize, Serialize};
 
 pub use quantity::{QuantityError, Size, Span};
@@ -181,6 +182,33 @@ pub struct FollowConfig {
     pub flush_after: Span,
     /// Bytes of local WAL. Range 128MiB..=16TiB.
     pub wal_size: Size,
+    /// How much WAL below the last LSN stays readable; without it all history does. What branches see where they left stays in
+    /// any case. Range 16MiB..=1PiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retain_wal: Option<Size>,
+    /// How long objects stay that no manifest names any more. Range 1s..=30d.
+    pub delete_after: Span,
+}
+
+impl FollowConfig {
+    /// What of it is for the engine's ingest.
+    pub fn ingest(&self) -> IngestConfig {
+        IngestConfig {
+            compaction: CompactionConfig {
+                delete_after: self.delete_after.0,
+                ..CompactionConfig::default()
+            },
+            ..IngestConfig::default()
+        }
+    }
+
+    /// What of it is about history.
+    pub fn retention(&self) -> RetentionConfig {
+        RetentionConfig {
+            wal_bytes: self.retain_wal.map(|size| size.0),
+            ..RetentionConfig::default()
+        }
+    }
 }
 
 impl Default for FollowConfig {
@@ -189,6 +217,8 @@ impl Default for FollowConfig {
             memory: Size(256 << 20),
             flush_after: Span(Duration::from_secs(300)),
             wal_size: Size(8 << 30),
+            retain_wal: None,
+            delete_after: Span(Duration::from_secs(600)),
         }
     }
 }
@@ -319,6 +349,10 @@ impl Config {
         problems.size("follow.memory", self.follow.memory, 8 << 20, 64 << 30);
         problems.span("follow.flush_after", self.follow.flush_after, "1s", "1d");
         problems.size("follow.wal_size", self.follow.wal_size, 128 << 20, 16 << 40);
+        if let Some(size) = self.follow.retain_wal {
+            problems.size("follow.retain_wal", size, 16 << 20, 1 << 50);
+        }
+        problems.span("follow.delete_after", self.follow.delete_after, "1s", "30d");
         problems.number("runtime.cores", self.runtime.cores, 0, 256);
         problems.number("runtime.store_threads", self.runtime.store_threads, 1, 16);
         problems.span("runtime.spin", self.runtime.spin, "0us", "1ms");

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use engine::Engine;
-use engine::ingest::{Ingest, IngestConfig};
+use engine::ingest::Ingest;
 use engine::io::ring_thread::run_with_ring;
+use engine::io::tokio_clock::TokioClock;
 use engine::types::{BranchId, TenantId};
 use engine::wal::WalConfig;
 use postgres::replication::{ConnectionSettings, SlotName};
@@ -16,10 +17,12 @@ use super::attachment::{Ack, Attachment};
 use super::error::FollowError;
 use super::intake::Intake;
 use super::log::BranchLog;
-use super::session::{FlushSide, Limits, OpenBranch, SessionEnd};
+use super::session::{Limits, OpenBranch, SessionEnd};
 use super::slot_keeper::SlotKeeper;
 use super::status::{FollowSnapshot, FollowStatus, Phase};
 use super::stored_state;
+use super::upkeep::Upkeep;
+use super::writer_side::WriterSide;
 use crate::config::FollowConfig;
 
 /// What a follower is made of.
@@ -208,11 +211,13 @@ async fn open(
         facts,
         versions,
         flusher,
+        compactor,
+        garbage,
         replay,
         keys,
     } = parts
         .engine
-        .ingest(parts.place, IngestConfig::default())
+        .ingest(parts.place, parts.config.ingest())
         .await?;
     let state = stored_state::load(&parts.engine, parts.place, facts.last_lsn).await?;
     let system_identifier = state.stream.system_identifier;
@@ -250,7 +255,13 @@ async fn open(
     let branch = OpenBranch {
         intake,
         log,
-        flush: FlushSide::Idle(Box::new(flusher)),
+        writer: WriterSide::Idle(Box::new(flusher)),
+        upkeep: Upkeep::new(
+            TokioClock::since(now()),
+            compactor,
+            garbage,
+            parts.config.retention(),
+        ),
         limits: Limits {
             memory_bytes: usize::try_from(parts.config.memory.0).unwrap_or(usize::MAX),
             flush_after: parts.config.flush_after.0,
@@ -266,6 +277,11 @@ async fn open(
         received_bytes: 0,
     };
     Ok((branch, system_identifier))
+}
+
+#[expect(clippy::disallowed_methods, reason = "since when the branch is open")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// Time for what is left to do when it stops.

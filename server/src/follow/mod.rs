@@ -14,6 +14,8 @@
 //! - [`followers`]: all of a server;
 //! - `session`: one connection, from its beginning to its end;
 //! - [`follower`]: the thread: opens the branch, runs sessions, waits, tries again;
+//! - `writer_side`: the writer of layers and manifest, a task of its own;
+//! - `upkeep`: compaction, retention, deletion;
 //! - `slot_keeper`: moves the primary's slot to what is durable in the object store;
 //! - [`status`]: how it goes, for people and metrics.
 //!
@@ -32,5 +34,7 @@ mod session;
 mod slot_keeper;
 pub mod status;
 mod stored_state;
+mod upkeep;
+mod writer_side;
 
 pub use error::FollowError;

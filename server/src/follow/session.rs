@@ -1,39 +1,30 @@
 //! One connection to the primary, from its beginning to its end: receives, makes durable, acknowledges, takes in.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use engine::Engine;
-use engine::ingest::{Flushed, Flusher, IngestError};
-use engine::manifest::WalPosition;
 use engine::types::Lsn;
 use futures_util::FutureExt;
 use postgres::replication::{
     Connection, ConnectionSettings, Keepalive, ReplicationStart, Report, TimelineHistory,
     TimelineSwitch, WalData, WalEvent, WalFacts, WalReceiver, WalReceiverConfig,
 };
-use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::MissedTickBehavior;
 
 use super::error::FollowError;
 use super::intake::Intake;
-use super::log::{BranchLog, joined};
+use super::log::BranchLog;
 use super::slot_keeper::SlotKeeper;
 use super::status::{FollowStatus, Phase};
+use super::upkeep::Upkeep;
+use super::writer_side::{WriterSide, Written};
 use crate::import_job::BlockingThreads;
-
-/// Writes a flush and gives the flusher back. A task of its own: it may hold the lock on the branch's keys, which a piece of
-/// WAL and a commit of the local WAL wait for, so it has to go on while nobody waits for it.
-type Flushing = JoinHandle<(
-    Flusher<Arc<Engine>>,
-    Result<(Flushed, WalPosition), IngestError>,
-)>;
 
 /// A branch that is open for writing: what lives longer than a connection.
 pub(super) struct OpenBranch {
     pub(super) intake: Intake,
     pub(super) log: BranchLog,
-    pub(super) flush: FlushSide,
+    pub(super) writer: WriterSide,
+    pub(super) upkeep: Upkeep,
     pub(super) limits: Limits,
     pub(super) status: FollowStatus,
     /// Timeline that the branch begins on, where no WAL of it was taken yet.
@@ -52,16 +43,6 @@ pub(super) struct Limits {
     pub(super) memory_bytes: usize,
     /// Memory layers are flushed when they are as old.
     pub(super) flush_after: Duration,
-}
-
-/// The flusher, or where it is.
-pub(super) enum FlushSide {
-    /// It has nothing to do.
-    Idle(Box<Flusher<Arc<Engine>>>),
-    /// It is at work.
-    Busy(Flushing),
-    /// Between the two.
-    Moving,
 }
 
 /// How a session ended without an error.
@@ -159,8 +140,8 @@ impl OpenBranch {
                     stream.slot.advance(self.log.stored_end());
                     None
                 }
-                flushed = flushed(&mut self.flush) => {
-                    self.after_flush(flushed?);
+                written = self.writer.written() => {
+                    self.after_write(written?).await;
                     None
                 }
                 _ = ticks.tick() => None,
@@ -174,6 +155,7 @@ impl OpenBranch {
             self.report(stream).await?;
             // Between two pieces: else there might be one on its way at every look.
             self.flush_if_due().await?;
+            self.upkeep.go_on(&mut self.writer).await;
             self.log.store_if_due();
             self.tell(stream);
             if let Some(end) = end {
@@ -190,6 +172,7 @@ impl OpenBranch {
             self.intake.work().await?;
             self.intake.advance().await?;
             self.flush_if_due().await?;
+            self.upkeep.go_on(&mut self.writer).await;
             self.log.store_now();
             let left = until.saturating_duration_since(now());
             if left.is_zero() && !self.is_full() {
@@ -201,7 +184,7 @@ impl OpenBranch {
                     stored?;
                     self.log.trim().await?;
                 }
-                flushed = flushed(&mut self.flush) => self.after_flush(flushed?),
+                written = self.writer.written() => self.after_write(written?).await,
                 () = tokio::time::sleep(left.clamp(Duration::from_millis(1), TICK)) => {}
             }
         }
@@ -220,9 +203,9 @@ impl OpenBranch {
         }
         self.limits.flush_after = Duration::ZERO;
         loop {
-            if matches!(self.flush, FlushSide::Busy(_)) {
-                let done = flushed(&mut self.flush).await?;
-                self.after_flush(done);
+            if !self.writer.is_idle() {
+                let written = self.writer.written().await?;
+                self.after_write(written).await;
             } else if self.intake.memory_bytes() == 0 {
                 return Ok(());
             }
@@ -344,7 +327,7 @@ impl OpenBranch {
         let since = *self.unflushed_since.get_or_insert_with(now);
         let is_due =
             bytes >= self.limits.memory_bytes / 2 || since.elapsed() >= self.limits.flush_after;
-        if !is_due || !matches!(self.flush, FlushSide::Idle(_)) {
+        if !is_due || !self.writer.is_idle() {
             return Ok(());
         }
         // While a piece is on its way it can't be told where the WAL goes on; the next tick comes soon.
@@ -353,23 +336,35 @@ impl OpenBranch {
         };
         let frozen = self.intake.freeze().await?;
         self.unflushed_since = None;
-        self.flush = match std::mem::replace(&mut self.flush, FlushSide::Moving) {
-            FlushSide::Idle(mut flusher) => FlushSide::Busy(spawn_local(async move {
-                let flushed = flusher.flush(frozen, wal, &BlockingThreads).await;
-                (*flusher, flushed.map(|flushed| (flushed, wal)))
-            })),
-            busy => busy,
-        };
+        self.writer.begin(async move |flusher| {
+            let flushed = flusher.flush(frozen, wal, &BlockingThreads).await?;
+            Ok(Written::Flushed(flushed, wal))
+        });
         Ok(())
     }
 
-    fn after_flush(&mut self, (flushed, wal): (Flushed, WalPosition)) {
-        self.log.forget_before(wal);
-        self.status.update(|progress| {
-            progress.flushed = flushed.durable_lsn;
-            progress.flushes += 1;
-            progress.layer_bytes += flushed.layer_bytes;
-        });
+    async fn after_write(&mut self, written: Written) {
+        match written {
+            Written::Flushed(flushed, wal) => {
+                self.log.forget_before(wal);
+                self.upkeep.layers_came();
+                self.status.update(|progress| {
+                    progress.flushed = flushed.durable_lsn;
+                    progress.flushes += 1;
+                    progress.layer_bytes += flushed.layer_bytes;
+                });
+            }
+            Written::Compacted(compaction, removed) => {
+                tracing::info!(?compaction, "layers were merged");
+                self.upkeep.committed(removed).await;
+                self.status.update(|progress| {
+                    progress.compactions += 1;
+                    progress.merged_bytes += compaction.bytes_in;
+                    progress.compacted_bytes += compaction.bytes_out;
+                });
+            }
+            Written::Retained(retention, due) => self.upkeep.retained(retention, due),
+        }
     }
 
     fn tell(&self, stream: &mut Stream<'_>) {
@@ -521,19 +516,6 @@ fn check_history(
         }),
         None => Ok(()),
     }
-}
-
-/// Completes when the flush at work is over; never, if there is none.
-///
-/// # Cancellation
-/// Safe: the flush goes on.
-async fn flushed(side: &mut FlushSide) -> Result<(Flushed, WalPosition), FollowError> {
-    let FlushSide::Busy(flushing) = side else {
-        return std::future::pending().await;
-    };
-    let (flusher, outcome) = joined(flushing.await);
-    *side = FlushSide::Idle(Box::new(flusher));
-    Ok(outcome?)
 }
 
 /// How often it is looked whether something is due.

@@ -63,6 +63,12 @@ pub struct Progress {
     pub layer_bytes: u64,
     /// Flushes since the start.
     pub flushes: u64,
+    /// Compactions since the start,
+    pub compactions: u64,
+    /// bytes of the layers they merged,
+    pub merged_bytes: u64,
+    /// and of what came of them.
+    pub compacted_bytes: u64,
     /// How long ago what was taken in last had been sent, if there is more to come.
     pub lag: Duration,
     /// Bytes of WAL received in the last seconds, per second.
@@ -199,6 +205,9 @@ impl FollowSnapshot {
             "records": progress.records,
             "flushes": progress.flushes,
             "layer_bytes": progress.layer_bytes,
+            "compactions": progress.compactions,
+            "merged_bytes": progress.merged_bytes,
+            "compacted_bytes": progress.compacted_bytes,
             "connections": self.connections,
         })
     }

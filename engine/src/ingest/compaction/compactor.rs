@@ -1,0 +1,298 @@
+//! Reads layers, merges them, and stores what comes of it.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::{join_all, try_join_all};
+
+use super::config::CompactionConfig;
+use super::plan::{Plan, plan};
+use super::review::{Images, WantedImage, review};
+use super::steps::{Step, steps};
+use crate::catalog::{Cpu, Window};
+use crate::error::ReadError;
+use crate::ingest::error::IngestError;
+use crate::ingest::made_layers::LayerMaker;
+use crate::ingest::on_cores::OnCores;
+use crate::layer::{BlockScratch, LayerError};
+use crate::manifest::{KeptHistory, LayerSection, RemovedLayer};
+use crate::redo::Redo;
+use crate::shard::{OpenLayer, Shard, SharedBranch, SharedBranches};
+use crate::store::{FETCH_BYTES_MAX, StoreClient};
+use crate::types::{BranchId, Key, KeySpace, Lsn, PARTITIONS, Partition, TenantId};
+
+/// Merges layers of one branch; what comes of it is for [`Flusher::commit_compaction`](super::super::Flusher::commit_compaction).
+pub struct Compactor<C> {
+    pub(in crate::ingest) place: (TenantId, BranchId),
+    pub(in crate::ingest) layers: LayerMaker<C>,
+    pub(in crate::ingest) branches: Arc<SharedBranches>,
+    pub(in crate::ingest) shared: Arc<SharedBranch>,
+    pub(in crate::ingest) store: StoreClient,
+    pub(in crate::ingest) redo: Arc<dyn Redo>,
+    pub(in crate::ingest) config: CompactionConfig,
+}
+
+/// What a compaction made, not committed yet: dropped, it leaves objects that nothing names.
+pub struct Compacted {
+    pub(in crate::ingest) added: Vec<LayerSection>,
+    pub(in crate::ingest) opened: Vec<Arc<OpenLayer>>,
+    pub(in crate::ingest) removed: Vec<RemovedLayer>,
+    pub(in crate::ingest) compaction: Compaction,
+}
+
+/// What a compaction did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Compaction {
+    /// Layers that were merged,
+    pub layers_in: u64,
+    /// and their bytes.
+    pub bytes_in: u64,
+    /// Layers that came of them,
+    pub layers_out: u64,
+    /// and their bytes.
+    pub bytes_out: u64,
+    /// Versions that nobody could read any more.
+    pub dropped: u64,
+    /// Images made of deltas.
+    pub images: u64,
+}
+
+impl Compacted {
+    /// What the layers were made of: to be deleted a while after the commit.
+    pub fn removed(&self) -> &[RemovedLayer] {
+        &self.removed
+    }
+}
+
+impl<C: OnCores> Compactor<C> {
+    /// Merges what is worth it as the manifest is now; `None` if nothing is. Versions that the branch's kept history does not
+    /// need are left out. Only one at a time: the manifest may get more
+    /// layers meanwhile, but must lose none. Reads the store behind all else, works on `cpu`, and has
+    /// [`CompactionConfig::step_bytes`] at once in memory, opened.
+    ///
+    /// # Errors
+    /// Of store and keys; `Open` with the object's name where a layer does not open. The branch stays as it is.
+    ///
+    /// # Cancellation
+    /// Leaves objects that nothing names.
+    pub async fn compact<Cp: Cpu>(&self, cpu: &Cp) -> Result<Option<Compacted>, IngestError> {
+        // Never less than what it is when this is committed.
+        let kept = self.shared.manifest().facts().kept.clone();
+        let Some(plan) = plan(&self.sections().await?, &self.config) else {
+            return Ok(None);
+        };
+        let opening = plan
+            .layers
+            .iter()
+            .map(|layer| self.branches.layer(&self.shared, &layer.section));
+        let merged: Vec<Arc<OpenLayer>> = try_join_all(opening).await?;
+        let mut compacted = Compacted {
+            added: Vec::new(),
+            opened: Vec::new(),
+            removed: removed(&plan),
+            compaction: Compaction::default(),
+        };
+        let interleaved = Arc::new(plan.interleaved);
+        for step in steps(&merged, self.config.step_bytes) {
+            self.merge(&step, &merged, (&kept, &interleaved), cpu, &mut compacted)
+                .await?;
+        }
+        let compaction = &mut compacted.compaction;
+        compaction.layers_in = compacted.removed.len() as u64;
+        compaction.bytes_in = compacted
+            .removed
+            .iter()
+            .map(|layer| layer.object_bytes)
+            .sum();
+        Ok(Some(compacted))
+    }
+
+    /// The sections of all partitions that have some.
+    async fn sections(&self) -> Result<Vec<(Partition, Vec<LayerSection>)>, IngestError> {
+        let manifest = self.shared.manifest();
+        let mut all = Vec::new();
+        for partition in (0..PARTITIONS).filter_map(Partition::new) {
+            let sections = manifest.sections_of(&self.store, partition).await?;
+            if !sections.is_empty() {
+                all.push((partition, sections));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Merges one stretch of keys into layers of its own.
+    async fn merge<Cp: Cpu>(
+        &self,
+        step: &Step,
+        merged: &[Arc<OpenLayer>],
+        (kept, interleaved): (&KeptHistory, &Arc<HashSet<Partition>>),
+        cpu: &Cp,
+        compacted: &mut Compacted,
+    ) -> Result<(), IngestError> {
+        let fetching = merged.iter().map(|layer| self.fetch(layer, step));
+        let fetched: Vec<Vec<FetchedExtent>> = try_join_all(fetching).await?;
+        let parts: Vec<_> = merged.iter().cloned().zip(fetched).collect();
+        let (step, kept, redo) = (*step, kept.clone(), Arc::clone(&self.redo));
+        let key_space = Arc::clone(&self.layers.store.key_space);
+        let (deltas, bytes) = (self.config.image_deltas, self.config.image_bytes);
+        let interleaved = Arc::clone(interleaved);
+        let opened = cpu.run(move || {
+            let mut window = open_all(&parts, &step, &*key_space)?;
+            let images = Images {
+                redo: &*redo,
+                deltas,
+                bytes,
+                interleaved: &interleaved,
+            };
+            let reviewed = review(&mut window, &kept, &images);
+            Ok::<_, (Arc<OpenLayer>, LayerError)>((window, reviewed))
+        });
+        let (mut window, reviewed) = match opened.await {
+            Ok(opened) => opened,
+            Err((layer, error)) => return Err(self.corrupt(&layer, error).await),
+        };
+        let mut images = reviewed.images;
+        for (place, image) in self.read_images(reviewed.wanted).await? {
+            window.replace_by_image(place, &image);
+            images += 1;
+        }
+        let made = self.layers.make(window, cpu).await?;
+        self.layers.fill_caches(&made).await?;
+        let compaction = &mut compacted.compaction;
+        compaction.images += images;
+        compaction.dropped += reviewed.dropped;
+        for layer in made {
+            compaction.layers_out += 1;
+            compaction.bytes_out += layer.object().len() as u64;
+            let summary = &layer.stored.sealed.summary;
+            compacted.added.extend(LayerSection::of_layer(summary));
+            compacted.opened.push(layer.open);
+        }
+        Ok(())
+    }
+
+    /// The extents of a layer that may have keys of a step.
+    async fn fetch(
+        &self,
+        layer: &Arc<OpenLayer>,
+        step: &Step,
+    ) -> Result<Vec<FetchedExtent>, IngestError> {
+        let mut fetched = Vec::new();
+        let mut left = step.extents(layer.index());
+        while !left.is_empty() {
+            let begin = layer.extent_range(left.start).start;
+            let fits = |extent_no: &u32| layer.extent_range(*extent_no).end - begin <= READ_BYTES;
+            let count = left.clone().take_while(fits).count();
+            let end = left.start + u32::try_from(count.max(1)).expect("extents are counted so");
+            let bytes = begin..layer.extent_range(end - 1).end;
+            let read = self.store.read_behind(&layer.path(), bytes).await?;
+            for extent_no in left.start..end {
+                let Range { start, end } = layer.extent_range(extent_no);
+                let narrow = |at: u64| usize::try_from(at - begin).expect("it was read");
+                let bytes = read.slice(narrow(start)..narrow(end));
+                fetched.push(FetchedExtent { extent_no, bytes });
+            }
+            left.start = end;
+        }
+        Ok(fetched)
+    }
+
+    /// Reads values as anybody would, each on the core that owns it. What can't be read stays without an image.
+    async fn read_images(
+        &self,
+        wanted: Vec<WantedImage>,
+    ) -> Result<Vec<(usize, Vec<u8>)>, IngestError> {
+        let (key_space, cores) = (&self.layers.store.key_space, &self.layers.cores);
+        let mut by_core: Vec<Vec<WantedImage>> = vec![Vec::new(); cores.count()];
+        for image in wanted {
+            let partition = usize::from(key_space.partition(&image.key).number());
+            by_core[partition % cores.count()].push(image);
+        }
+        let place = self.place;
+        let reading = by_core.into_iter().enumerate().map(|(core, wanted)| {
+            cores.on_core(core, async move |shard: Shard<C::Platform>| {
+                read_values(&shard, place, &wanted).await
+            })
+        });
+        let read: Option<Vec<_>> = join_all(reading).await.into_iter().collect();
+        Ok(read
+            .ok_or(IngestError::CoreStopped)?
+            .into_iter()
+            .flatten()
+            .collect())
+    }
+
+    async fn corrupt(&self, layer: &OpenLayer, error: LayerError) -> IngestError {
+        let reason = layer.diagnose(error, &self.store).await.into();
+        let object = layer.object();
+        IngestError::Open(ReadError::Corrupt { object, reason })
+    }
+}
+
+/// A whole extent.
+struct FetchedExtent {
+    extent_no: u32,
+    bytes: Bytes,
+}
+
+/// All versions in extents that belong to a step.
+fn open_all(
+    parts: &[(Arc<OpenLayer>, Vec<FetchedExtent>)],
+    step: &Step,
+    key_space: &dyn KeySpace,
+) -> Result<Window, (Arc<OpenLayer>, LayerError)> {
+    let mut window = Window::new();
+    let mut scratch = BlockScratch::new();
+    for (layer, extents) in parts {
+        for extent in extents {
+            let (number, bytes) = (extent.extent_no, &extent.bytes);
+            let take = |key: Key, lsn: Lsn, value: crate::layer::Value<'_>| {
+                let partition = key_space.partition(&key);
+                if step.contains(partition, &key) {
+                    window.push(partition, key, lsn, value);
+                }
+            };
+            layer
+                .open_extent(number, bytes, &mut scratch, take)
+                .map_err(|error| (Arc::clone(layer), error))?;
+        }
+    }
+    Ok(window)
+}
+
+async fn read_values<P: crate::shard::Platform>(
+    shard: &Shard<P>,
+    (tenant, branch): (TenantId, BranchId),
+    wanted: &[WantedImage],
+) -> Vec<(usize, Vec<u8>)> {
+    let Ok(branch) = shard.open_branch(tenant, branch).await else {
+        return Vec::new();
+    };
+    let mut values = Vec::new();
+    for batch in wanted.chunks(READS_AT_ONCE) {
+        let reading = batch
+            .iter()
+            .map(|image| shard.read(&branch, image.key, image.lsn));
+        let read = join_all(reading).await;
+        let found = batch.iter().zip(read);
+        values.extend(found.filter_map(|(image, value)| Some((image.place, value.ok()?))));
+    }
+    values
+}
+
+fn removed(plan: &Plan) -> Vec<RemovedLayer> {
+    let of_layer = |layer: &super::plan::PlannedLayer| RemovedLayer {
+        object: layer.section.object,
+        object_bytes: layer.section.object_bytes,
+        partitions: layer.partitions.clone(),
+    };
+    plan.layers.iter().map(of_layer).collect()
+}
+
+/// Bytes that are read at once of one layer.
+const READ_BYTES: u64 = 4 << 20;
+const _: () = assert!(READ_BYTES <= FETCH_BYTES_MAX);
+/// Values read at once on a core.
+const READS_AT_ONCE: usize = 8;

@@ -1,0 +1,117 @@
+//! Layers that no manifest names any more, or never did: deleted when nobody can need them.
+//!
+//! An object is garbage for ever if its epoch is over and the manifest does not name it, since a writer that lost its epoch
+//! can't commit; or if this writer committed its removal. A paused writer that comes back may delete such an object once
+//! more, and does no harm by that. What is left to wait for are readers that opened an older manifest.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ingest::error::IngestError;
+use crate::io::clock::Moment;
+use crate::manifest::{RemovedLayer, names};
+use crate::shard::SharedBranch;
+use crate::store::StoreClient;
+use crate::store::objects::Objects;
+use crate::types::{BranchId, ObjectId, PARTITIONS, Partition, TenantId};
+
+/// The garbage of one branch, as its writer knows it.
+pub struct Garbage {
+    pub(in crate::ingest) place: (TenantId, BranchId),
+    pub(in crate::ingest) epoch: u32,
+    pub(in crate::ingest) shared: Arc<SharedBranch>,
+    pub(in crate::ingest) store: StoreClient,
+    pub(in crate::ingest) delete_after: Duration,
+    /// In the order in which they come due.
+    pub(in crate::ingest) waiting: VecDeque<(Moment, ObjectId, u64)>,
+}
+
+/// What was deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Deleted {
+    /// Objects.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Garbage {
+    /// Takes layers that were removed by a commit, just now.
+    pub fn take(&mut self, removed: &[RemovedLayer], now: Moment) {
+        let due = now.after(self.delete_after);
+        let objects = removed
+            .iter()
+            .map(|layer| (due, layer.object, layer.object_bytes));
+        self.waiting.extend(objects);
+    }
+
+    /// Finds what earlier writers of the branch left: layers that the manifest does not name. One listing, and all nodes of the
+    /// manifest's snapshot.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn find_orphans(&mut self, now: Moment) -> Result<u64, IngestError> {
+        let (tenant, branch) = self.place;
+        // Listed first: what is named later was not there, or is of this epoch.
+        let listed = self
+            .store
+            .list(&names::layers(tenant, branch), None)
+            .await?;
+        let manifest = self.shared.manifest();
+        let mut named: HashSet<ObjectId> = HashSet::new();
+        for partition in (0..PARTITIONS).filter_map(Partition::new) {
+            let sections = manifest.sections_of(&self.store, partition).await?;
+            named.extend(sections.iter().map(|section| section.object));
+        }
+        let waiting: HashSet<ObjectId> =
+            self.waiting.iter().map(|(_, object, _)| *object).collect();
+        let due = now.after(self.delete_after);
+        let mut found = 0;
+        for object in &listed {
+            let Some(id) = names::layer_at(branch, &object.path) else {
+                continue;
+            };
+            let is_over = id.epoch < self.epoch;
+            if is_over && !named.contains(&id) && !waiting.contains(&id) {
+                self.waiting.push_back((due, id, object.size_bytes));
+                found += 1;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Objects that wait, and their bytes.
+    pub fn waiting(&self) -> Deleted {
+        Deleted {
+            objects: self.waiting.len() as u64,
+            bytes: self.waiting.iter().map(|(_, _, bytes)| bytes).sum(),
+        }
+    }
+
+    /// Deletes what is due, at most a few objects at a time.
+    ///
+    /// # Errors
+    /// Of the store: what was not deleted stays.
+    ///
+    /// # Cancellation
+    /// Safe: what was deleted is deleted once more.
+    pub async fn delete_due(&mut self, now: Moment) -> Result<Deleted, IngestError> {
+        let mut deleted = Deleted::default();
+        while let Some((due, object, bytes)) = self.waiting.front().copied() {
+            if due > now || deleted.objects == DELETED_AT_ONCE {
+                break;
+            }
+            self.store
+                .delete(&names::layer(self.place.0, object))
+                .await?;
+            self.waiting.pop_front();
+            deleted.objects += 1;
+            deleted.bytes += bytes;
+        }
+        Ok(deleted)
+    }
+}
+
+/// Objects deleted by one call.
+const DELETED_AT_ONCE: u64 = 64;
