@@ -17,6 +17,12 @@ use serde_json::Value;
 /// Little memory, so that much of what comes is flushed and read from layers.
 const LITTLE_MEMORY: (&str, &str) = ("follow", "memory = \"8MiB\"\nflush_after = \"20s\"");
 
+/// Flushes are so frequent that there is something to merge.
+const MANY_LAYERS: (&str, &str) = (
+    "follow",
+    "memory = \"8MiB\"\nflush_after = \"1s\"\ndelete_after = \"2s\"",
+);
+
 fn connection(cluster: &TestCluster) -> String {
     let settings = cluster.connection_settings();
     format!(
@@ -115,7 +121,7 @@ fn every_page_at_any_lsn_is_that_of_a_standby_stopped_there() {
         .sql("postgres", "select pg_reload_conf()")
         .expect("reloads");
     let tars = cluster.scratch("tars");
-    let site = Site::new(&[LITTLE_MEMORY]);
+    let site = Site::new(&[MANY_LAYERS]);
     let mut moments = Vec::new();
     let (mut server, branch) = work::with_work(&cluster, || {
         work::back_up(&cluster, &tars, "20M");
@@ -150,6 +156,10 @@ fn every_page_at_any_lsn_is_that_of_a_standby_stopped_there() {
     let status = following(&server);
     println!("{status:#}");
     assert!(status["flushes"].as_u64() > Some(1), "{status:#}");
+    // The layers that are read are those that others became.
+    wait_until(&server, "compacted", |status| {
+        status["compactions"].as_u64() > Some(0)
+    });
     cluster
         .stop(StopMode::Fast)
         .expect("it stops, since the server let it");
@@ -180,6 +190,75 @@ fn every_page_at_any_lsn_is_that_of_a_standby_stopped_there() {
     judge(&server);
     let (status, _) = server.terminate();
     assert!(status.success());
+}
+
+#[test]
+fn history_beyond_the_window_is_given_up_and_a_branch_keeps_what_it_sees() {
+    let mut cluster = work::start();
+    let tars = cluster.scratch("tars");
+    let (section, layers) = MANY_LAYERS;
+    let window = format!("{layers}\nretain_wal = \"16MiB\"\nhistory_grace = \"2s\"");
+    let site = Site::new(&[(section, &window)]);
+    work::back_up(&cluster, &tars, "200M");
+    let server = site.serve();
+    let backup = tars.to_str().expect("UTF-8");
+    let branch = attach(&site, &server, &cluster, &["--backup", backup]);
+    let mut session = Session::open(cluster.port(), "postgres");
+    session.run("create table kept (a int primary key, b text)");
+    session.run("insert into kept select a, repeat('x', 200) from generate_series(1, 5000) a");
+    session.run("delete from kept where a % 3 = 0");
+    session.run("checkpoint");
+    let left_at = position(&cluster);
+    wait_until(&server, "flushed", |status| {
+        lsn(&status["in_layers"]) >= left_at
+    });
+    let from = format!("acme/main@{left_at}");
+    site.succeed(&["branch", "create", "acme/old", "--from", &from]);
+
+    // All of it is written anew, and the table goes.
+    let mut round = 0;
+    let begun = now();
+    let status = loop {
+        round += 1;
+        session.run("update kept set b = b || 'y'");
+        session.run("vacuum kept");
+        session.run(&format!("update kept set a = a + {round} * 10000"));
+        session.run("checkpoint");
+        catch_up(&server, &cluster);
+        let status = following(&server);
+        let is_given_up = lsn(&status["horizon"]) > left_at;
+        if is_given_up && status["dropped_versions"].as_u64() > Some(1000) {
+            break status;
+        }
+        assert!(begun.elapsed() < 2 * WAIT_MAX, "{status:#}");
+    };
+    session.run("drop table kept");
+    catch_up(&server, &cluster);
+    println!("{status:#}");
+    let refused = site.fail(4, &["branch", "create", "acme/late", "--from", &from]);
+    assert!(refused.contains("can be read from"), "{refused}");
+    drop(session);
+    cluster.stop(StopMode::Fast).expect("it stops");
+
+    let standby = Backup::named("standby", &cluster, &tars);
+    standby.replay_until(&cluster, left_at);
+    let theirs = Files::read(standby.data());
+    let old = site.json(&["branch", "list", "--json"]);
+    let old = old.as_array().expect("branches");
+    let old = old.iter().find(|listed| listed["name"] == "old");
+    let old = Branch {
+        id: old.expect("the branch")["id"]
+            .as_str()
+            .expect("text")
+            .to_owned(),
+        tenant: branch.tenant.clone(),
+        last_lsn: left_at.0,
+    };
+    judge_server(&server, &old, Some(left_at), &theirs, &standby.pages());
+    // By a server that knows nothing but the store.
+    server.kill();
+    let server = site.serve();
+    judge_server(&server, &old, Some(left_at), &theirs, &standby.pages());
 }
 
 /// A primary whose commits wait for the server, and what it has committed.

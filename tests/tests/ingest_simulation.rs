@@ -616,10 +616,10 @@ fn nothing_durable_is_lost_and_every_read_is_right() {
     });
     let (counts, failures) = total.into_inner().expect("nobody panics with it");
     println!("{counts:?}");
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert!(counts.compactions > 300 && counts.images > 300 && counts.dropped > 1000);
     assert!(counts.gone > 1000 && counts.children > 100 && counts.reads_of_children > 1000);
     assert!(counts.deleted > 300 && counts.orphans > 10);
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert!(counts.recovered > 300 && counts.flushes > 300 && counts.pieces > 1000);
     assert!(counts.reads > 20_000 && counts.lost > 100 && counts.excused > 10);
 }

@@ -88,7 +88,7 @@ pub(super) fn put_followers(page: &mut Exposition, state: &AdminState) {
             page.sample(&name, &[("branch", &attachment.name)], of(snapshot));
         }
     }
-    let counters: [(&str, &str, Of); 8] = [
+    let counters: [(&str, &str, Of); 9] = [
         ("received_bytes", "WAL received.", |s| {
             as_f64(s.progress.received_bytes)
         }),
@@ -110,6 +110,11 @@ pub(super) fn put_followers(page: &mut Exposition, state: &AdminState) {
         ("compacted_bytes", "Layers that came of compactions.", |s| {
             as_f64(s.progress.compacted_bytes)
         }),
+        (
+            "dropped_versions",
+            "Versions of given up history that compactions left out.",
+            |s| as_f64(s.progress.dropped_versions),
+        ),
         ("connections", "Connections made.", |s| {
             as_f64(s.connections)
         }),

@@ -186,6 +186,8 @@ pub struct FollowConfig {
     /// any case. Range 16MiB..=1PiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retain_wal: Option<Size>,
+    /// How long history stays that is not shown any more: longer than it takes to make a branch. Range 1s..=1d.
+    pub history_grace: Span,
     /// How long objects stay that no manifest names any more. Range 1s..=30d.
     pub delete_after: Span,
 }
@@ -206,7 +208,7 @@ impl FollowConfig {
     pub fn retention(&self) -> RetentionConfig {
         RetentionConfig {
             wal_bytes: self.retain_wal.map(|size| size.0),
-            ..RetentionConfig::default()
+            settle: self.history_grace.0,
         }
     }
 }
@@ -218,6 +220,7 @@ impl Default for FollowConfig {
             flush_after: Span(Duration::from_secs(300)),
             wal_size: Size(8 << 30),
             retain_wal: None,
+            history_grace: Span(Duration::from_secs(60)),
             delete_after: Span(Duration::from_secs(600)),
         }
     }
@@ -352,6 +355,12 @@ impl Config {
         if let Some(size) = self.follow.retain_wal {
             problems.size("follow.retain_wal", size, 16 << 20, 1 << 50);
         }
+        problems.span(
+            "follow.history_grace",
+            self.follow.history_grace,
+            "1s",
+            "1d",
+        );
         problems.span("follow.delete_after", self.follow.delete_after, "1s", "30d");
         problems.number("runtime.cores", self.runtime.cores, 0, 256);
         problems.number("runtime.store_threads", self.runtime.store_threads, 1, 16);

@@ -248,6 +248,7 @@ async fn open(
     );
     status.update(|progress| {
         progress.flushed = facts.last_lsn;
+        progress.horizon = facts.readable_from.unwrap_or_default();
         progress.readable = intake.readable();
         progress.stored = log.stored_end();
         progress.local = log.local_end();

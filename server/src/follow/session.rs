@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use engine::ingest::Due;
 use engine::types::Lsn;
 use futures_util::FutureExt;
 use postgres::replication::{
@@ -359,11 +360,17 @@ impl OpenBranch {
                 self.upkeep.committed(removed).await;
                 self.status.update(|progress| {
                     progress.compactions += 1;
+                    progress.dropped_versions += compaction.dropped;
                     progress.merged_bytes += compaction.bytes_in;
                     progress.compacted_bytes += compaction.bytes_out;
                 });
             }
-            Written::Retained(retention, due) => self.upkeep.retained(retention, due),
+            Written::Retained(retention, due) => {
+                if let Due::Raise(horizon) = due {
+                    self.status.update(|progress| progress.horizon = horizon);
+                }
+                self.upkeep.retained(retention, due);
+            }
         }
     }
 

@@ -63,6 +63,10 @@ pub struct Progress {
     pub layer_bytes: u64,
     /// Flushes since the start.
     pub flushes: u64,
+    /// Everything below is not shown any more.
+    pub horizon: Lsn,
+    /// Versions that compaction left out since the start.
+    pub dropped_versions: u64,
     /// Compactions since the start,
     pub compactions: u64,
     /// bytes of the layers they merged,
@@ -205,6 +209,8 @@ impl FollowSnapshot {
             "records": progress.records,
             "flushes": progress.flushes,
             "layer_bytes": progress.layer_bytes,
+            "horizon": progress.horizon.to_string(),
+            "dropped_versions": progress.dropped_versions,
             "compactions": progress.compactions,
             "merged_bytes": progress.merged_bytes,
             "compacted_bytes": progress.compacted_bytes,

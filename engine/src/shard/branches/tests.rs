@@ -216,5 +216,5 @@ fn a_branch_is_readable_from_its_parents_horizon_on() {
         assert_eq!(state.expect("opens").readable_from(), Some(Lsn(0x1000)));
         world.open(tenant.id(), child).await.expect("opens")
     });
-    assert_eq!(world.branches.get(number).readable_from, Lsn(0x2000));
+    assert_eq!(world.branches.get(number).readable_from(), Lsn(0x2000));
 }
