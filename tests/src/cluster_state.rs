@@ -58,7 +58,8 @@ impl Part {
             PostgresKey::ControlFile
             | PostgresKey::PlainFile { .. }
             | PostgresKey::PlainFileChunk { .. }
-            | PostgresKey::BackupFacts => None,
+            | PostgresKey::BackupFacts
+            | PostgresKey::LatestEnd => None,
         }
     }
 }

@@ -235,7 +235,7 @@ fn history_beyond_the_window_is_given_up_and_a_branch_keeps_what_it_sees() {
     session.run("drop table kept");
     catch_up(&server, &cluster);
     println!("{status:#}");
-    let refused = site.fail(4, &["branch", "create", "acme/late", "--from", &from]);
+    let refused = site.fail(8, &["branch", "create", "acme/late", "--from", &from]);
     assert!(refused.contains("can be read from"), "{refused}");
     drop(session);
     cluster.stop(StopMode::Fast).expect("it stops");

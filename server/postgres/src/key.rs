@@ -23,6 +23,7 @@
 //! |   14 | beginning of a database | database (4), tablespace (4)                                      | [`DatabaseBeginning`] |
 //! |   15 | parameters of the cluster |                                                                 | [`ClusterParameters`] |
 //! |   16 | replication origin    | its number (2)                                                      | [`ReplicationOrigin`] |
+//! |   17 | latest end of a transaction |                                                               | [`LatestEnd`] |
 //!
 //! An empty value says that what the key names is no longer there. (Of a two-phase file that is chunk 0, whatever
 //! the others are: no such file is empty.)
@@ -46,6 +47,7 @@
 //! [`DatabaseBeginning`]: crate::value::DatabaseBeginning
 //! [`ClusterParameters`]: crate::value::ClusterParameters
 //! [`ReplicationOrigin`]: crate::value::ReplicationOrigin
+//! [`LatestEnd`]: crate::value::LatestEnd
 
 mod names;
 
@@ -162,6 +164,8 @@ pub enum PostgresKey {
         /// Its number.
         origin: u16,
     },
+    /// When the latest commit or abort was, of those so far.
+    LatestEnd,
 }
 
 impl PostgresKey {
@@ -230,7 +234,8 @@ impl PostgresKey {
             PostgresKey::ControlFile
             | PostgresKey::CheckpointState
             | PostgresKey::BackupFacts
-            | PostgresKey::ClusterParameters => {}
+            | PostgresKey::ClusterParameters
+            | PostgresKey::LatestEnd => {}
         }
         Key(writer.bytes)
     }
@@ -303,6 +308,7 @@ impl PostgresKey {
             16 => PostgresKey::ReplicationOrigin {
                 origin: reader.take().map(u16::from_be_bytes)?,
             },
+            17 => PostgresKey::LatestEnd,
             _ => return None,
         };
         let padding = key.0.get(reader.at..)?;
@@ -336,7 +342,7 @@ impl PostgresKey {
     /// Ranges of the small values that are state of the whole cluster, which have to be known to say what a record touches:
     /// directories and beginnings of databases, segments of SLRUs, control file, counters, parameters, origins.
     pub fn cluster_state_ranges() -> Vec<(Key, Key)> {
-        let kinds = [3, 6, 8, 9, 14, 15, 16];
+        let kinds = [3, 6, 8, 9, 14, 15, 16, 17];
         kinds.map(|kind| Self::range_of(kind, &[])).to_vec()
     }
 
@@ -392,6 +398,7 @@ impl PostgresKey {
             PostgresKey::DatabaseBeginning { .. } => 14,
             PostgresKey::ClusterParameters => 15,
             PostgresKey::ReplicationOrigin { .. } => 16,
+            PostgresKey::LatestEnd => 17,
         }
     }
 }

@@ -15,6 +15,7 @@
 //! | [`DatabaseBeginning`] | LSN u64, whether it is a copy u8, database and tablespace of the original u32 each |
 //! | [`ClusterParameters`] | fields in the order of the struct, see there |
 //! | [`ReplicationOrigin`] | remote LSN u64, local LSN u64 |
+//! | [`LatestEnd`]       | time i64, LSN u64 |
 
 mod control;
 mod stored;
@@ -134,6 +135,42 @@ pub struct ReplicationOrigin {
     /// In this cluster's.
     pub local_lsn: Lsn,
 }
+
+/// When transactions had ended, as the record of the latest one says, by the server's clock. A version for each commit or abort
+/// that is later than all before it: so the times of versions only grow, and the first version with a time above one is the
+/// record at which a recovery to that time stops (`recovery_target_time`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LatestEnd {
+    /// Microseconds since 2000-01-01 00:00 UTC, as in Postgres's `TimestampTz`.
+    pub time: i64,
+    /// Where its record begins: up to here nothing of it is seen.
+    pub begins_at: Lsn,
+}
+
+impl LatestEnd {
+    /// The stored bytes.
+    pub fn encode(&self) -> [u8; LATEST_END_BYTES] {
+        let mut bytes = [0; LATEST_END_BYTES];
+        bytes[0] = 1;
+        bytes[1..9].copy_from_slice(&self.time.to_le_bytes());
+        bytes[9..].copy_from_slice(&self.begins_at.0.to_le_bytes());
+        bytes
+    }
+
+    /// From the stored bytes.
+    /// # Errors
+    /// Another version or length.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
+        decode("latest end of a transaction", bytes, |r| {
+            Some(LatestEnd {
+                time: r.u64()?.cast_signed(),
+                begins_at: Lsn(r.u64()?),
+            })
+        })
+    }
+}
+
+const LATEST_END_BYTES: usize = 1 + 8 + 8;
 
 impl FormerBlocks {
     /// The stored bytes.

@@ -4,8 +4,8 @@
 use libfuzzer_sys::fuzz_target;
 use postgres::page::PageHeader;
 use postgres::value::{
-    BackupFacts, CheckpointState, DatabaseDirectory, PlainFile, RelationSize, SlruSegment,
-    Tablespace,
+    BackupFacts, CheckpointState, DatabaseDirectory, LatestEnd, PlainFile, RelationSize,
+    SlruSegment, Tablespace,
 };
 
 macro_rules! round_trip {
@@ -25,7 +25,8 @@ fuzz_target!(|bytes: &[u8]| {
         SlruSegment,
         CheckpointState,
         PlainFile,
-        BackupFacts
+        BackupFacts,
+        LatestEnd
     );
     let _header = PageHeader::decode(bytes);
 });

@@ -63,6 +63,7 @@ pub(crate) fn samples() -> Vec<PostgresKey> {
         },
         PostgresKey::ClusterParameters,
         PostgresKey::ReplicationOrigin { origin: 0x0102 },
+        PostgresKey::LatestEnd,
     ]
 }
 
@@ -101,7 +102,7 @@ fn foreign_keys_are_refused() {
         padded.0[KEY_BYTES - 1] = 1;
         assert_eq!(PostgresKey::decode(&padded), None, "{key:?}");
     }
-    for first in 17..=255 {
+    for first in 18..=255 {
         let mut unknown = Key::MIN;
         unknown.0[0] = first;
         assert_eq!(PostgresKey::decode(&unknown), None);

@@ -11,7 +11,7 @@ use super::{ClusterState, Out, put, remove};
 use crate::control_file::{CHECKPOINT_BYTES, decode_checkpoint};
 use crate::key::{CHUNK_BYTES, PostgresKey};
 use crate::redo::{Fields, RedoError};
-use crate::value::{CheckpointState, ClusterParameters, ReplicationOrigin};
+use crate::value::{CheckpointState, ClusterParameters, LatestEnd, ReplicationOrigin};
 use crate::wal::{Record, WalVersion};
 
 /// Counters, parameters and origins as of the last record.
@@ -20,6 +20,8 @@ pub(super) struct Control {
     checkpoint: CheckpointState,
     parameters: ClusterParameters,
     origins: BTreeMap<u16, ReplicationOrigin>,
+    /// When the latest commit or abort was.
+    latest_end: Option<i64>,
     /// How far apart the stored next transaction ids are; 1 stores every one.
     xid_step: u32,
     /// What is stored as the next transaction id.
@@ -47,6 +49,20 @@ impl Control {
 
     pub(super) fn load_origin(&mut self, origin: u16, value: ReplicationOrigin) {
         self.origins.insert(origin, value);
+    }
+
+    pub(super) fn load_latest_end(&mut self, value: LatestEnd) {
+        self.latest_end = Some(value.time);
+    }
+
+    /// A transaction ended: what it did is seen from the record's end on.
+    pub(super) fn see_end(&mut self, record: &Record<'_>, time: i64, out: Out<'_>) {
+        if self.latest_end.is_none_or(|latest| time > latest) {
+            self.latest_end = Some(time);
+            let begins_at = record.start;
+            let value = LatestEnd { time, begins_at };
+            put(PostgresKey::LatestEnd, &value.encode(), out);
+        }
     }
 
     /// The counters as of the last record.

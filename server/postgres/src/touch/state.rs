@@ -10,7 +10,7 @@ use crate::key::{Fork, PostgresKey, Relation};
 use crate::redo::DeltaScratch;
 use crate::value::{
     CheckpointState, ClusterParameters, DatabaseBeginning, DatabaseDirectory, FormerBlocks,
-    RelationSize, ReplicationOrigin, SlruSegment, ValueError,
+    LatestEnd, RelationSize, ReplicationOrigin, SlruSegment, ValueError,
 };
 
 /// Sizes, segments and counters of a cluster as of a position in its WAL.
@@ -154,6 +154,9 @@ impl ClusterState {
             PostgresKey::ReplicationOrigin { origin } => {
                 let value = ReplicationOrigin::decode(value)?;
                 self.control.load_origin(origin, value);
+            }
+            PostgresKey::LatestEnd => {
+                self.control.load_latest_end(LatestEnd::decode(value)?);
             }
             PostgresKey::Block { .. }
             | PostgresKey::RelationMap { .. }

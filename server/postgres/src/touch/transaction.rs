@@ -33,6 +33,7 @@ pub(super) fn transaction(
                 (false, _) => record.xid,
             };
             ended(record, &end, xid, is_commit, state, out)?;
+            state.control.see_end(record, end.time.cast_signed(), out);
             if is_prepared {
                 state.control.finish_prepared(record.version, xid, out);
             }

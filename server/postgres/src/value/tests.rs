@@ -64,6 +64,13 @@ fn origin() -> ReplicationOrigin {
     }
 }
 
+fn latest_end() -> LatestEnd {
+    LatestEnd {
+        time: -0x0102_0304,
+        begins_at: Lsn(9),
+    }
+}
+
 fn encoded() -> Vec<(&'static str, Vec<u8>)> {
     let size = RelationSize {
         blocks: 0x0102_0304,
@@ -96,6 +103,7 @@ fn encoded() -> Vec<(&'static str, Vec<u8>)> {
         ("database_beginning", beginning(Some((3, 4))).encode()),
         ("cluster_parameters", parameters().encode()),
         ("replication_origin", origin().encode()),
+        ("latest_end", latest_end().encode().to_vec()),
     ]
 }
 
@@ -142,6 +150,8 @@ fn values_decode_to_what_was_encoded() {
     assert_eq!(decoded, Ok(parameters()));
     let decoded = ReplicationOrigin::decode(&origin().encode());
     assert_eq!(decoded, Ok(origin()));
+    let decoded = LatestEnd::decode(&latest_end().encode());
+    assert_eq!(decoded, Ok(latest_end()));
 }
 
 #[test]
