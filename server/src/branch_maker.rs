@@ -9,12 +9,13 @@ use engine::ReadError;
 use engine::catalog::{CatalogError, Child, FoundBranch, Parent, Tenant};
 use engine::crypto::entropy::Entropy;
 use engine::store::probe::ProbeError;
-use engine::types::Lsn;
 use tokio::sync::OnceCell;
 
+use crate::address::Point;
 use crate::catalog::ServerCatalog;
 use crate::deployment;
 use crate::running::RunningServer;
+use crate::times::TimeError;
 
 /// Makes branches, and remembers of which.
 pub struct BranchMaker {
@@ -41,8 +42,8 @@ pub struct NewBranch<'a> {
     pub name: &'a str,
     /// The branch that it continues.
     pub parent: &'a str,
-    /// From where on; from the parent's last LSN, as this server knows it, if not given.
-    pub at: Option<Lsn>,
+    /// From when on; from the parent's last LSN, as this server knows it, if not given.
+    pub at: Option<Point>,
 }
 
 /// Why a branch was not made.
@@ -54,6 +55,9 @@ pub enum MakeError {
     /// The parent can't be opened.
     #[error(transparent)]
     Parent(#[from] ReadError),
+    /// There is no LSN of the time.
+    #[error(transparent)]
+    Time(#[from] TimeError),
     /// The store does not do what it must.
     #[error(transparent)]
     Probe(#[from] ProbeError),
@@ -108,12 +112,21 @@ impl BranchMaker {
         seen: &Seen,
         wanted: NewBranch<'_>,
     ) -> Result<Child, MakeError> {
-        let opened = server.manifest(seen.tenant.id(), seen.found.id());
+        let id = (seen.tenant.id(), seen.found.id());
+        let at = match wanted.at {
+            None => None,
+            Some(Point::Lsn(lsn)) => Some(lsn),
+            Some(time) => {
+                let found = server.lsn_of(id.0, id.1, time).await;
+                Some(found.ok_or(MakeError::Stopping)??)
+            }
+        };
+        let opened = server.manifest(id.0, id.1);
         let branch = opened.await.ok_or(MakeError::Stopping)??;
         let parent = Parent::new(branch).found_by(&seen.found);
         let made = self
             .catalog
-            .create_child(&seen.tenant, wanted.name, &parent, wanted.at);
+            .create_child(&seen.tenant, wanted.name, &parent, at);
         Ok(made.await?)
     }
 

@@ -8,7 +8,7 @@
 //! - [`node`]: a server in this process; [`running`]: what its admin service knows of it; [`branch_maker`]: branches of
 //!   branches, made by it;
 //! - [`pagestream`]: the service for pages; [`admin`]: the service for people and machines around it;
-//! - [`address`], [`relations`], [`exit`]: how data is named, what is in a branch, how commands end.
+//! - [`address`], [`times`], [`relations`], [`exit`]: how data is named, when it was, what is in a branch, how commands end.
 #![forbid(unsafe_code)]
 
 pub mod access;
@@ -30,3 +30,4 @@ pub mod primary_connection;
 pub mod relations;
 pub mod running;
 mod shards;
+pub mod times;

@@ -10,11 +10,13 @@ use engine::manifest::Branch;
 use engine::types::{BranchId, Lsn, TenantId};
 use engine::{Core, Engine, ReadError};
 
+use crate::address::Point;
 use crate::branch_maker::BranchMaker;
 use crate::catalog::ServerCatalog;
 use crate::follow::followers::Followers;
 use crate::pagestream::listener::PageService;
 use crate::relations::{self, ForkSize};
+use crate::times::{self, Time, TimeError};
 
 /// The parts of a running server.
 pub struct RunningServer {
@@ -67,6 +69,25 @@ impl RunningServer {
                 readable_from: branch.readable_from(),
                 last_lsn: branch.last_lsn(),
             })
+        })
+        .await
+    }
+
+    /// The LSN that is meant, as this server knows the branch.
+    pub async fn lsn_of(
+        &self,
+        tenant: TenantId,
+        branch: BranchId,
+        point: Point,
+    ) -> Option<Result<Lsn, TimeError>> {
+        let time = match point {
+            Point::Lsn(lsn) => return Some(Ok(lsn)),
+            Point::Time(time) => time,
+            Point::Ago(ago) => Time::ago(ago),
+        };
+        on_core(&self.engine, 0, async move |core: Core| {
+            let branch = core.open_branch(tenant, branch).await?;
+            times::lsn_of(&core, &branch, time).await
         })
         .await
     }

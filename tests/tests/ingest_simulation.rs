@@ -16,7 +16,6 @@ use engine::cache::{CacheConfig, SLOT_BYTES};
 use engine::catalog::{Catalog, CatalogError, CommitFacts, InlineCpu, Parent, WriterConfig};
 use engine::ingest::{
     self, CompactionConfig, Due, Ingest, IngestConfig, IngestError, LocalCores, Retention,
-    RetentionConfig,
 };
 use engine::io::clock::Clock;
 use engine::layer::{LayerConfig, Value};
@@ -366,10 +365,7 @@ async fn write(
         return Err(format!("the horizon is {horizon}").into());
     }
     world.horizon.set((horizon, horizon));
-    let mut retention = Retention::new(RetentionConfig {
-        wal_bytes: Some(WAL_KEPT),
-        settle: Duration::from_millis(300),
-    });
+    let mut retention = Retention::new(Duration::from_millis(300));
     world.forget_above(last);
     let mut wal = replay.into_store(Lsn(BEGIN));
     let mut stored = wal.end();
@@ -431,7 +427,8 @@ async fn write(
         if world.below(4) == 0 {
             let (horizon, _) = world.horizon.get();
             world.horizon.set((horizon, last));
-            let retaining = flusher.retain(&mut retention, server.clock.now());
+            let wanted = Lsn(flusher.durable_lsn().0.saturating_sub(WAL_KEPT));
+            let retaining = flusher.retain(&mut retention, wanted, server.clock.now());
             let (retained, read) = futures_util::join!(retaining, world.read_some(shards, last));
             read?;
             let horizon = match retained? {

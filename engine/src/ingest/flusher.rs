@@ -170,7 +170,7 @@ impl<C: OnCores> Flusher<C> {
         Ok(())
     }
 
-    /// Does what retention wants now, if anything.
+    /// Does what retention wants now, if anything; nothing below `wanted` has to be readable.
     ///
     /// # Errors
     /// As [`Flusher::flush`].
@@ -180,9 +180,10 @@ impl<C: OnCores> Flusher<C> {
     pub async fn retain(
         &mut self,
         retention: &mut Retention,
+        wanted: Lsn,
         now: Moment,
     ) -> Result<Due, IngestError> {
-        let due = retention.due(self.log.facts(), now);
+        let due = retention.due(self.log.facts(), wanted, now);
         match due {
             Due::Nothing => {}
             Due::Raise(horizon) => self.raise_horizon(horizon).await?,

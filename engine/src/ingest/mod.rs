@@ -30,7 +30,7 @@ pub use error::IngestError;
 pub use flusher::{Flushed, Flusher};
 pub use on_cores::{LocalCores, OnCores};
 pub use open::{Ingest, IngestConfig, IngestKeys, open};
-pub use retention::{Due, Retention, RetentionConfig};
+pub use retention::{Due, Retention};
 pub use version_writer::{Frozen, VersionWriter};
 pub use wal_replay::WalReplay;
 pub use wal_store::WalStore;

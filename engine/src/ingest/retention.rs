@@ -11,28 +11,10 @@ use crate::io::clock::Moment;
 use crate::manifest::BranchFacts;
 use crate::types::Lsn;
 
-/// How much history a branch keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetentionConfig {
-    /// Bytes of WAL below the last LSN that stay readable; `None`: everything does.
-    pub wal_bytes: Option<u64>,
-    /// Time between the horizon and the giving up of what lies below: longer than it takes to make a branch. Default 1 min.
-    pub settle: Duration,
-}
-
-impl Default for RetentionConfig {
-    fn default() -> RetentionConfig {
-        RetentionConfig {
-            wal_bytes: None,
-            settle: Duration::from_secs(60),
-        }
-    }
-}
-
 /// Follows the horizon of one branch.
 #[derive(Debug)]
 pub struct Retention {
-    config: RetentionConfig,
+    settle: Duration,
     /// Horizons that were raised or found, and when; those that wait.
     raised: VecDeque<(Moment, Lsn)>,
     /// The highest that has waited long enough.
@@ -51,17 +33,18 @@ pub enum Due {
 }
 
 impl Retention {
-    /// For a branch that was opened `now`.
-    pub fn new(config: RetentionConfig) -> Retention {
+    /// Of a branch that was opened just now. `settle` is the time between the horizon and the giving up of what lies below: longer
+    /// than it takes to make a branch.
+    pub fn new(settle: Duration) -> Retention {
         Retention {
-            config,
+            settle,
             raised: VecDeque::new(),
             settled: Lsn::INVALID,
         }
     }
 
-    /// What the branch needs, as its manifest says it is now.
-    pub fn due(&mut self, facts: &BranchFacts, now: Moment) -> Due {
+    /// What the branch needs, as its manifest says it is now, if nothing below `wanted` has to be readable.
+    pub fn due(&mut self, facts: &BranchFacts, wanted: Lsn, now: Moment) -> Due {
         let Some(horizon) = facts.readable_from else {
             return Due::Nothing;
         };
@@ -69,23 +52,20 @@ impl Retention {
             self.raised.push_back((now, horizon));
         }
         while let Some((since, lsn)) = self.raised.front().copied() {
-            if now.since(since) < self.config.settle {
+            if now.since(since) < self.settle {
                 break;
             }
             self.settled = lsn;
             self.raised.pop_front();
         }
-        let Some(wal_bytes) = self.config.wal_bytes else {
-            return Due::Nothing;
-        };
         // In strides, so that the manifest hears of it now and then only.
-        let stride = (wal_bytes / STRIDES).max(1);
+        let window = facts.last_lsn.bytes_since(wanted).unwrap_or(0);
+        let stride = (window / STRIDES).max(1);
         let is_worth =
             |from: Lsn, to: Lsn| to.bytes_since(from).is_some_and(|bytes| bytes >= stride);
         if is_worth(facts.kept.from, self.settled) {
             return Due::GiveUp(self.settled);
         }
-        let wanted = Lsn(facts.last_lsn.0.saturating_sub(wal_bytes));
         if is_worth(horizon, wanted) {
             return Due::Raise(wanted);
         }
@@ -126,35 +106,33 @@ mod tests {
 
     #[test]
     fn the_horizon_follows_in_strides_and_is_given_up_later() {
-        let mut retention = Retention::new(RetentionConfig {
-            wal_bytes: Some(1600),
-            settle: Duration::from_secs(60),
-        });
-        assert_eq!(
-            retention.due(&facts(1000, 2000, 0), seconds(0)),
-            Due::Nothing
-        );
+        let mut retention = Retention::new(Duration::from_secs(60));
+        let mut due_at = |facts: BranchFacts, now| {
+            let wanted = Lsn(facts.last_lsn.0 - 1600);
+            retention.due(&facts, wanted, now)
+        };
+        assert_eq!(due_at(facts(1000, 2000, 0), seconds(0)), Due::Nothing);
         let almost = facts(1000, 2699, 0);
-        assert_eq!(retention.due(&almost, seconds(1)), Due::Nothing);
-        let due = retention.due(&facts(1000, 2700, 0), seconds(2));
+        assert_eq!(due_at(almost, seconds(1)), Due::Nothing);
+        let due = due_at(facts(1000, 2700, 0), seconds(2));
         assert_eq!(due, Due::Raise(Lsn(1100)));
         let raised = facts(1100, 2700, 0);
-        assert_eq!(retention.due(&raised, seconds(3)), Due::Nothing);
+        assert_eq!(due_at(raised.clone(), seconds(3)), Due::Nothing);
         // What it was when it was opened settles first.
-        assert_eq!(retention.due(&raised, seconds(61)), Due::GiveUp(Lsn(1000)));
+        assert_eq!(due_at(raised.clone(), seconds(61)), Due::GiveUp(Lsn(1000)));
         let given_up = facts(1100, 2700, 1000);
-        assert_eq!(retention.due(&given_up, seconds(62)), Due::Nothing);
+        assert_eq!(due_at(given_up.clone(), seconds(62)), Due::Nothing);
         assert_eq!(
-            retention.due(&given_up, seconds(63)),
+            due_at(given_up.clone(), seconds(63)),
             Due::GiveUp(Lsn(1100))
         );
     }
 
     #[test]
-    fn without_a_window_everything_stays() {
-        let mut retention = Retention::new(RetentionConfig::default());
+    fn what_lies_below_the_horizon_already_is_not_wanted_again() {
+        let mut retention = Retention::new(Duration::from_secs(60));
         for second in 0..200 {
-            let due = retention.due(&facts(1000, 1 << 60, 0), seconds(second));
+            let due = retention.due(&facts(1000, 1 << 60, 1000), Lsn(0), seconds(second));
             assert_eq!(due, Due::Nothing);
         }
     }

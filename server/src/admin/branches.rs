@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use super::AdminState;
 use super::errors::{ApiError, ErrorBody};
+use crate::address::{Point, PointParseError};
 use crate::branch_maker::NewBranch;
 
 /// A branch to be made.
@@ -23,7 +24,8 @@ pub(super) struct CreateRequest {
     name: String,
     /// The branch that it continues, by name or id.
     parent: String,
-    /// From which LSN on, like `0/16B3748`; from the last one that this server knows of the parent, if not given.
+    /// From when on: an LSN like `0/16B3748`, a time like `2026-11-27T20:15:00Z`, or how long ago, like `-10m`; from the last LSN
+    /// that this server knows of the parent, if not given.
     at: Option<String>,
 }
 
@@ -39,7 +41,7 @@ pub(super) struct ResetRequest {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RestoreRequest {
-    /// LSN of the branch.
+    /// LSN of the branch, a time, or how long ago.
     to: String,
     /// What the branch as it is now is to be called; a name that says before what it was, if not given.
     keep_as: Option<String>,
@@ -98,7 +100,7 @@ pub(super) async fn create(
         tenant: &tenant,
         name: &request.name,
         parent: &request.parent,
-        at: request.at.as_deref().map(lsn).transpose()?,
+        at: request.at.as_deref().map(point).transpose()?,
     };
     let server = Arc::clone(&state.server);
     let (tenant, child) = server.branches.make(&server, wanted).await?;
@@ -212,9 +214,17 @@ pub(super) async fn restore(
     body: Bytes,
 ) -> Result<Json<CreatedView>, ApiError> {
     let request: RestoreRequest = parse(&body)?;
-    let to = lsn(&request.to)?;
+    let to = point(&request.to)?;
     let tenant = tenant_to_change(&state, &tenant).await?;
     let catalog = &state.server.catalog;
+    let to = match to {
+        Point::Lsn(lsn) => lsn,
+        Point::Time(_) | Point::Ago(_) => {
+            let found = catalog.find(&tenant, &branch).await?;
+            let found = state.server.lsn_of(tenant.id(), found.id(), to).await;
+            found.ok_or_else(ApiError::stopping)??
+        }
+    };
     let keep_as = request.keep_as.as_deref();
     let restored = catalog.restore(&tenant, &branch, to, keep_as).await?;
     Ok(Json(CreatedView {
@@ -256,6 +266,11 @@ fn changed(tenant: &Tenant, id: BranchId) -> Json<ChangedView> {
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|e| ApiError::bad_request(format!("request body: {e}")))
+}
+
+fn point(text: &str) -> Result<Point, ApiError> {
+    text.parse()
+        .map_err(|e: PointParseError| ApiError::bad_request(e.to_string()))
 }
 
 fn lsn(text: &str) -> Result<Lsn, ApiError> {

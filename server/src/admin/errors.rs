@@ -12,6 +12,7 @@ use engine::{ErrorKind, ReadError};
 
 use crate::branch_maker::MakeError;
 use crate::catalog::{self, CatalogErrorKind};
+use crate::times::TimeError;
 
 /// An error as JSON.
 #[derive(Debug, Serialize, ToSchema)]
@@ -84,6 +85,18 @@ impl From<ReadError> for ApiError {
     }
 }
 
+impl From<TimeError> for ApiError {
+    fn from(e: TimeError) -> Self {
+        match e {
+            TimeError::Read(e) => e.into(),
+            outside => ApiError {
+                status: StatusCode::CONFLICT,
+                msg: outside.to_string(),
+            },
+        }
+    }
+}
+
 impl From<ProbeError> for ApiError {
     fn from(e: ProbeError) -> Self {
         let status = match &e {
@@ -100,6 +113,7 @@ impl From<MakeError> for ApiError {
         match e {
             MakeError::Catalog(e) => e.into(),
             MakeError::Parent(e) => e.into(),
+            MakeError::Time(e) => e.into(),
             MakeError::Probe(e) => e.into(),
             MakeError::Stopping => ApiError::stopping(),
         }

@@ -4,20 +4,13 @@ use std::io::Write;
 
 use clap::Args;
 use engine::types::{Lsn, PAGE_BYTES};
-use engine::{Core, ErrorKind, ReadError};
+use engine::{BranchHandle, Core, ErrorKind, ReadError};
 use postgres::key::{Fork, PostgresKey, Relation};
 use postgres::page::{self, PageHeader};
 
-use super::Context;
+use super::{Context, scratch_engine};
 use crate::address::PointAddress;
-use crate::catalog;
-use crate::config::{Config, Size};
-use crate::data_dir::DataDir;
-use crate::deployment::Deployment;
 use crate::exit::{Exit, Failure, OrExit};
-use crate::import_job::runtime;
-use crate::node::engine_config;
-use crate::running::on_core;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -31,7 +24,7 @@ tablespace, 1664 the shared one (with database 0). pg_relation_filepath() shows 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct GetArguments {
-    /// Where: tenant/branch or tenant/branch@LSN.
+    /// Where: tenant/branch, and behind an @ an LSN, a time, or how long ago.
     address: PointAddress,
     /// Which relation.
     #[arg(long, value_name = "SPC/DB/REL", value_parser = parse_relation)]
@@ -54,49 +47,27 @@ pub(super) struct GetArguments {
 }
 
 pub(super) fn run(context: &Context, arguments: &GetArguments) -> Result<(), Failure> {
-    let deployment = Deployment::open(&context.deployment()?)?;
-    let runtime = runtime().or_exit(Exit::Other)?;
-    let PointAddress { branch, lsn } = &arguments.address;
-    let found = catalog::find(&deployment.catalog, &branch.tenant, &branch.branch);
-    let (tenant, branch) = runtime.block_on(found)?;
-    // A cache of its own, small and gone at the end: the server's belongs to the server.
-    let scratch = tempfile::tempdir().or_exit(Exit::Other)?;
-    let mut config = Config::default();
-    config.runtime.cores = 1;
-    config.cache.size = Size(SCRATCH_CACHE_BYTES);
-    let data_dir = DataDir::new(scratch.path());
-    data_dir.create_cache().or_exit(Exit::Other)?;
-    let engine = deployment
-        .start_engine(&engine_config(&config, &data_dir), deployment.draw_id())
-        .or_exit(Exit::Other)?;
+    let PointAddress { branch, at } = &arguments.address;
+    let at = at
+        .map(|point| scratch_engine::lsn_of(context, branch, point))
+        .transpose()?;
     let GetArguments {
         rel: relation,
         fork,
         block,
         ..
     } = *arguments;
-    let at = lsn.unwrap_or(Lsn::MAX);
-    let read = on_core(&engine, 0, async move |core: Core| {
-        let branch = core.open_branch(tenant, branch).await?;
-        let at = if at == Lsn::MAX {
-            branch.last_lsn()
-        } else {
-            at
-        };
+    let read = async move |core: &Core, branch: &BranchHandle| {
+        let at = at.unwrap_or(branch.last_lsn());
         let key = PostgresKey::Block {
             relation,
             fork,
             block,
         }
         .encode();
-        core.read(&branch, key, at).await.map(|page| (page, at))
-    });
-    let outcome = runtime.block_on(read);
-    engine.stop().or_exit(Exit::Other)?;
-    deployment.close();
-    let stopped = || Failure::new(Exit::Other, "the engine ended early");
-    let (page, at) = outcome.ok_or_else(stopped)?.map_err(|error| {
-        let failure = read_failure(error);
+        core.read(branch, key, at).await.map(|page| (page, at))
+    };
+    let (page, at) = scratch_engine::ask(context, branch, read).map_err(|failure| {
         let file = format!("{relation}{}", fork.suffix());
         Failure::new(failure.exit, format!("block {block} of {file}: {failure}"))
     })?;
@@ -186,7 +157,6 @@ fn parse_fork(text: &str) -> Result<Fork, String> {
     }
 }
 
-const SCRATCH_CACHE_BYTES: u64 = 16 << 20;
 const _: () = assert!(PAGE_BYTES == 8192);
 
 #[cfg(test)]

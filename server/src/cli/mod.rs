@@ -10,10 +10,12 @@ mod get;
 mod import;
 mod init;
 mod key;
+mod scratch_engine;
 mod scrub;
 mod serve;
 mod status;
 mod tenant;
+mod time;
 mod wal;
 
 use std::collections::BTreeMap;
@@ -114,6 +116,8 @@ enum Command {
     Branch(branch::BranchArguments),
     /// Shows one page.
     Get(get::GetArguments),
+    /// Tells when an LSN was, and which LSN a time is.
+    Time(time::TimeArguments),
     /// Asks a running server how it is.
     Status(status::StatusArguments),
     /// Checks configuration, keys, stores and machine before a start.
@@ -174,6 +178,7 @@ pub fn run(
         Command::Tenant(arguments) => tenant::run(&context, &arguments),
         Command::Branch(arguments) => branch::run(&context, &arguments),
         Command::Get(arguments) => get::run(&context, &arguments),
+        Command::Time(arguments) => time::run(&context, &arguments),
         Command::Status(arguments) => status::run(&context, &arguments),
         Command::Check(arguments) => check::run(&context, &arguments),
         Command::Scrub(arguments) => scrub::run(&context, &arguments),

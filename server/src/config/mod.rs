@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use engine::ingest::{CompactionConfig, IngestConfig, RetentionConfig};
+use engine::ingest::{CompactionConfig, IngestConfig};
 use serde::{Deserialize, Serialize};
 
 pub use quantity::{QuantityError, Size, Span};
@@ -182,8 +182,11 @@ pub struct FollowConfig {
     pub flush_after: Span,
     /// Bytes of local WAL. Range 128MiB..=16TiB.
     pub wal_size: Size,
-    /// How much WAL below the last LSN stays readable; without it all history does. What branches see where they left stays in
-    /// any case. Range 16MiB..=1PiB.
+    /// For how long history stays readable. Range 1s..=10000d. With `retain_wal` whatever keeps more counts; without both all history
+    /// stays. What branches see where they left stays in any case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retain_time: Option<Span>,
+    /// How much WAL below the last LSN stays readable. Range 16MiB..=1PiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retain_wal: Option<Size>,
     /// How long history stays that is not shown any more: longer than it takes to make a branch. Range 1s..=1d.
@@ -203,14 +206,6 @@ impl FollowConfig {
             ..IngestConfig::default()
         }
     }
-
-    /// What of it is about history.
-    pub fn retention(&self) -> RetentionConfig {
-        RetentionConfig {
-            wal_bytes: self.retain_wal.map(|size| size.0),
-            settle: self.history_grace.0,
-        }
-    }
 }
 
 impl Default for FollowConfig {
@@ -219,6 +214,7 @@ impl Default for FollowConfig {
             memory: Size(256 << 20),
             flush_after: Span(Duration::from_secs(300)),
             wal_size: Size(8 << 30),
+            retain_time: None,
             retain_wal: None,
             history_grace: Span(Duration::from_secs(60)),
             delete_after: Span(Duration::from_secs(600)),
@@ -352,6 +348,9 @@ impl Config {
         problems.size("follow.memory", self.follow.memory, 8 << 20, 64 << 30);
         problems.span("follow.flush_after", self.follow.flush_after, "1s", "1d");
         problems.size("follow.wal_size", self.follow.wal_size, 128 << 20, 16 << 40);
+        if let Some(span) = self.follow.retain_time {
+            problems.span("follow.retain_time", span, "1s", "10000d");
+        }
         if let Some(size) = self.follow.retain_wal {
             problems.size("follow.retain_wal", size, 16 << 20, 1 << 50);
         }

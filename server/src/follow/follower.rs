@@ -15,6 +15,7 @@ use postgres::replication::{ConnectionSettings, SlotName};
 
 use super::attachment::{Ack, Attachment};
 use super::error::FollowError;
+use super::history_window::HistoryWindow;
 use super::intake::Intake;
 use super::log::BranchLog;
 use super::session::{Limits, OpenBranch, SessionEnd};
@@ -261,7 +262,13 @@ async fn open(
             TokioClock::since(now()),
             compactor,
             garbage,
-            parts.config.retention(),
+            parts.config.history_grace.0,
+            HistoryWindow {
+                engine: Arc::clone(&parts.engine),
+                place: parts.place,
+                time: parts.config.retain_time,
+                wal_bytes: parts.config.retain_wal.map(|size| size.0),
+            },
         ),
         limits: Limits {
             memory_bytes: usize::try_from(parts.config.memory.0).unwrap_or(usize::MAX),

@@ -15,7 +15,7 @@
 //! - `session`: one connection, from its beginning to its end;
 //! - [`follower`]: the thread: opens the branch, runs sessions, waits, tries again;
 //! - `writer_side`: the writer of layers and manifest, a task of its own;
-//! - `upkeep`: compaction, retention, deletion;
+//! - `upkeep`: compaction, retention, deletion; `history_window`: how much history stays;
 //! - `slot_keeper`: moves the primary's slot to what is durable in the object store;
 //! - [`status`]: how it goes, for people and metrics.
 //!
@@ -28,6 +28,7 @@ mod copied_database;
 mod error;
 pub mod follower;
 pub mod followers;
+mod history_window;
 mod intake;
 mod log;
 mod session;

@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::Engine;
-use engine::ingest::{
-    Compacted, Compactor, Deleted, Due, Garbage, IngestError, Retention, RetentionConfig,
-};
+use engine::ingest::{Compacted, Compactor, Deleted, Due, Garbage, IngestError, Retention};
 use engine::io::clock::{Clock, Moment};
 use engine::io::tokio_clock::TokioClock;
 use engine::manifest::RemovedLayer;
 use tokio::task::{JoinHandle, spawn_local};
 
+use super::history_window::HistoryWindow;
 use super::log::joined;
 use super::writer_side::{WriterSide, Written};
 use crate::import_job::BlockingThreads;
@@ -31,6 +30,7 @@ pub(super) struct Upkeep {
     compact_at: Moment,
     /// With whoever works with it, if somebody does.
     retention: Option<Retention>,
+    window: HistoryWindow,
     retain_at: Moment,
     garbage: Rc<futures_util::lock::Mutex<Garbage>>,
     deletion: Work<Deleted>,
@@ -46,7 +46,8 @@ impl Upkeep {
         clock: TokioClock,
         compactor: Compactor<Arc<Engine>>,
         garbage: Garbage,
-        retention: RetentionConfig,
+        settle: Duration,
+        window: HistoryWindow,
     ) -> Upkeep {
         let now = clock.now();
         Upkeep {
@@ -56,7 +57,8 @@ impl Upkeep {
             ready: None,
             is_stale: true,
             compact_at: now.after(QUIET),
-            retention: Some(Retention::new(retention)),
+            retention: Some(Retention::new(settle)),
+            window,
             retain_at: now.after(QUIET),
             garbage: Rc::new(futures_util::lock::Mutex::new(garbage)),
             deletion: None,
@@ -159,8 +161,10 @@ impl Upkeep {
             && let Some(mut retention) = self.retention.take()
         {
             self.retain_at = now.after(RETAIN_EVERY);
+            let window = self.window.clone();
             writer.begin(async move |flusher| {
-                let due = flusher.retain(&mut retention, now).await?;
+                let wanted = window.begin(flusher.durable_lsn()).await;
+                let due = flusher.retain(&mut retention, wanted, now).await?;
                 Ok(Written::Retained(retention, due))
             });
         }

@@ -5,33 +5,30 @@ use engine::types::{BranchId, Lsn};
 use serde_json::{Value, json};
 
 use super::Session;
-use crate::address::{BranchAddress, PointAddress};
+use crate::address::BranchAddress;
 use crate::exit::{Exit, Failure};
 
 pub(super) fn create(
     session: &Session,
     address: &BranchAddress,
-    from: &PointAddress,
+    (from, at): (&BranchAddress, Option<Lsn>),
     as_json: bool,
 ) -> Result<(), Failure> {
     let (runtime, catalog) = (&session.runtime, session.catalog());
     let tenant = session.tenant_to_change(address)?;
-    let parents_tenant = runtime.block_on(catalog.find_tenant(&from.branch.tenant))?;
+    let parents_tenant = runtime.block_on(catalog.find_tenant(&from.tenant))?;
     if parents_tenant.id() != tenant.id() {
-        let error = format!("{address} and {} are of different tenants", from.branch);
+        let error = format!("{address} and {from} are of different tenants");
         return Err(Failure::new(Exit::Usage, error));
     }
-    let parent = runtime.block_on(catalog.find_parent(&tenant, &from.branch.branch))?;
-    let create = catalog.create_child(&tenant, &address.branch, &parent, from.lsn);
+    let parent = runtime.block_on(catalog.find_parent(&tenant, &from.branch))?;
+    let create = catalog.create_child(&tenant, &address.branch, &parent, at);
     let child = runtime.block_on(create)?;
     if as_json {
         println!("{}", view(&address.branch, &child));
     } else {
         let (id, left_at) = (child.id, child.left_at);
-        println!(
-            "{id}  {address}  continues {} from {left_at} on",
-            from.branch
-        );
+        println!("{id}  {address}  continues {from} from {left_at} on");
     }
     Ok(())
 }
@@ -122,13 +119,12 @@ pub(super) fn reset(
 
 pub(super) fn restore(
     session: &Session,
-    point: &PointAddress,
+    (address, to): (&BranchAddress, Option<Lsn>),
     keep_as: Option<&str>,
     as_json: bool,
 ) -> Result<(), Failure> {
-    let address = &point.branch;
-    let Some(to) = point.lsn else {
-        let error = format!("{address}: restored to which LSN? Write {address}@LSN");
+    let Some(to) = to else {
+        let error = format!("{address}: as it was when? Write {address}@ and an LSN or a time");
         return Err(Failure::new(Exit::Usage, error));
     };
     let tenant = session.tenant_to_change(address)?;

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use engine::catalog::Tenant;
 use tokio::runtime::Runtime;
 
-use super::Context;
+use super::{Context, scratch_engine};
 use crate::address::{BranchAddress, PointAddress};
 use crate::catalog::ServerCatalog;
 use crate::deployment::Deployment;
@@ -20,6 +20,8 @@ const EXAMPLES: &str = "\
 Examples:
   pageserver branch create acme/dev --from acme/main              as main is now
   pageserver branch create acme/dev --from acme/main@0/16B3748    as it was at an LSN
+  pageserver branch create acme/dev --from acme/main@2026-11-27T20:15:00Z
+  pageserver branch create acme/dev --from acme/main@-10m         as it was ten minutes ago
   pageserver branch list acme
   pageserver branch reset acme/dev                                main as it is now, once more
   pageserver branch restore acme/main@0/16B3748                   main as it was; what it is now stays a branch
@@ -54,7 +56,7 @@ enum BranchCommand {
     Create {
         /// The new branch: tenant/branch.
         branch: BranchAddress,
-        /// The branch that it continues, and from which LSN on: tenant/branch or tenant/branch@LSN.
+        /// The branch that it continues, and from when on: tenant/branch, and behind an @ an LSN, a time, or how long ago.
         #[arg(long, value_name = "ADDRESS")]
         from: PointAddress,
         /// As JSON.
@@ -111,7 +113,7 @@ enum BranchCommand {
     /// Brings an earlier state of a branch back under its name.
     #[command(after_help = RESTORE_HELP)]
     Restore {
-        /// Which, and the LSN: tenant/branch@LSN.
+        /// Which, and as it was when: tenant/branch@ and an LSN, a time, or how long ago.
         point: PointAddress,
         /// What the branch as it is now is to be called [default: NAME-before-LSN].
         #[arg(long, value_name = "NAME")]
@@ -129,7 +131,9 @@ made; it is there for its children.";
 
 const CREATE_HELP: &str = "\
 Without an LSN the branch begins at the last one of its parent. It can begin wherever the parent can be read: `branch list`
-shows from where to where.";
+shows from where to where. A time is taken as recovery_target_time takes it, up to the first commit or abort that is later;
+`pageserver time` shows which LSN that is. What a server that follows has in memory only is not there yet: it is flushed within
+follow.flush_after.";
 
 const DELETE_HELP: &str = "\
 Refused while the branch has children or is protected. The name is free at once. What the branch has written stays in the
@@ -144,6 +148,17 @@ The name moves to a new branch, which continues the old one from that LSN on. Th
 everything that was written since, and so are its children: `branch rename` undoes it.";
 
 pub(super) fn run(context: &Context, arguments: &BranchArguments) -> Result<(), Failure> {
+    let lsn_of = |address: &PointAddress| match address.at {
+        Some(point) => scratch_engine::lsn_of(context, &address.branch, point).map(Some),
+        None => Ok(None),
+    };
+    // Before anything else is open: a time takes an engine to find.
+    let at = match &arguments.command {
+        BranchCommand::Create { from: point, .. } | BranchCommand::Restore { point, .. } => {
+            lsn_of(point)?
+        }
+        _ => None,
+    };
     let deployment = Deployment::open(&context.deployment()?)?;
     let session = Session {
         runtime: runtime().or_exit(Exit::Other)?,
@@ -152,7 +167,7 @@ pub(super) fn run(context: &Context, arguments: &BranchArguments) -> Result<(), 
     match &arguments.command {
         BranchCommand::List { tenant, json } => tree::list(&session, tenant.as_deref(), *json)?,
         BranchCommand::Create { branch, from, json } => {
-            changes::create(&session, branch, from, *json)?;
+            changes::create(&session, branch, (&from.branch, at), *json)?;
         }
         BranchCommand::Delete { branch, json } => changes::delete(&session, branch, *json)?,
         BranchCommand::Rename { branch, name, json } => {
@@ -171,7 +186,7 @@ pub(super) fn run(context: &Context, arguments: &BranchArguments) -> Result<(), 
             point,
             keep_as,
             json,
-        } => changes::restore(&session, point, keep_as.as_deref(), *json)?,
+        } => changes::restore(&session, (&point.branch, at), keep_as.as_deref(), *json)?,
     }
     session.deployment.close();
     Ok(())
