@@ -134,16 +134,30 @@ impl Backup {
     /// # Panics
     /// As [`replay`](Self::replay).
     pub fn replay_until(&self, primary: &TestCluster, target: Lsn) {
+        let settings = [
+            format!("recovery_target_lsn={target}"),
+            "recovery_target_inclusive=off".to_owned(),
+        ];
+        self.replay_with(primary, &settings);
+    }
+
+    /// The same up to a time, as `recovery_target_time` takes it: the first transaction that ended later is not there.
+    ///
+    /// # Panics
+    /// As [`replay`](Self::replay).
+    pub fn replay_until_time(&self, primary: &TestCluster, time: &str) {
+        self.replay_with(primary, &[format!("recovery_target_time={time}")]);
+    }
+
+    fn replay_with(&self, primary: &TestCluster, target: &[String]) {
         fs::write(self.data.join("recovery.signal"), "").expect("a file");
         let wal = primary.data_directory().join("pg_wal");
         let log = self.data.parent().expect("a folder").join("standby.log");
         let socket = self.data.parent().expect("a folder");
         let mut command = primary.command("postgres");
         command.arg("-D").arg(&self.data);
-        for setting in [
+        let common = [
             format!("restore_command=cp \"{}/%f\" \"%p\"", wal.display()),
-            format!("recovery_target_lsn={target}"),
-            "recovery_target_inclusive=off".to_owned(),
             "recovery_target_action=shutdown".to_owned(),
             "hot_standby=off".to_owned(),
             "listen_addresses=".to_owned(),
@@ -151,7 +165,8 @@ impl Backup {
             "checkpoint_timeout=1d".to_owned(),
             "max_wal_size=100GB".to_owned(),
             "wal_consistency_checking=".to_owned(),
-        ] {
+        ];
+        for setting in common.iter().chain(target) {
             command.arg("-c").arg(setting);
         }
         let output = fs::File::create(&log).expect("a file");

@@ -79,6 +79,14 @@ fn position(cluster: &TestCluster) -> Lsn {
     text.parse().expect("an LSN")
 }
 
+/// What the cluster's clock says.
+fn time(cluster: &TestCluster) -> String {
+    let mut session = Session::open(cluster.port(), "postgres");
+    session.value(
+        "select to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"+00:00\"')",
+    )
+}
+
 /// Where the server's admin API is: not on the port of the configuration.
 fn admin(server: &Server) -> String {
     format!("http://{}", server.admin)
@@ -122,7 +130,7 @@ fn every_page_at_any_lsn_is_that_of_a_standby_stopped_there() {
         .expect("reloads");
     let tars = cluster.scratch("tars");
     let site = Site::new(&[MANY_LAYERS]);
-    let mut moments = Vec::new();
+    let (mut moments, mut times) = (Vec::new(), Vec::new());
     let (mut server, branch) = work::with_work(&cluster, || {
         work::back_up(&cluster, &tars, "20M");
         let mut server = site.serve();
@@ -139,6 +147,7 @@ fn every_page_at_any_lsn_is_that_of_a_standby_stopped_there() {
             // The standby writes its pages at a checkpoint only.
             cluster.sql("postgres", "checkpoint").expect("a checkpoint");
             moments.push(position(&cluster));
+            times.push(time(&cluster));
             std::thread::sleep(Duration::from_millis(500));
             if round == 1 {
                 server.kill();
@@ -164,7 +173,7 @@ fn every_page_at_any_lsn_is_that_of_a_standby_stopped_there() {
         .stop(StopMode::Fast)
         .expect("it stops, since the server let it");
 
-    let standbys: Vec<(Lsn, Backup)> = moments
+    let mut standbys: Vec<(Lsn, Backup)> = moments
         .iter()
         .map(|at| {
             let name = format!("standby-{}", at.0);
@@ -173,6 +182,22 @@ fn every_page_at_any_lsn_is_that_of_a_standby_stopped_there() {
             (*at, standby)
         })
         .collect();
+    wait_until(&server, "flushed", |status| {
+        lsn(&status["in_layers"]) >= moments[moments.len() - 1]
+    });
+    // As the clients' clock was, among their commits.
+    let time = &times[1];
+    let told = site.json(&["time", &format!("acme/main@{time}"), "--json"]);
+    let standby = Backup::named("standby-by-time", &cluster, &tars);
+    standby.replay_until_time(&cluster, time);
+    standbys.push((lsn(&told["lsn"]), standby));
+    let from = format!("acme/main@{time}");
+    let made = site.json(&["branch", "create", "acme/then", "--from", &from, "--json"]);
+    assert_eq!(made["left_at"], told["lsn"]);
+    let early = site.fail(8, &["time", "acme/main@2001-01-01T00:00:00Z"]);
+    assert!(early.contains("is before"), "{early}");
+    let late = site.fail(8, &["time", "acme/main@-1s"]);
+    assert!(late.contains("the last transaction"), "{late}");
     let judge = |server: &Server| {
         for (at, standby) in &standbys {
             println!("at {at}");

@@ -24,6 +24,8 @@ fn the_printed_default_is_the_default_and_leaves_no_key_out() {
         assert!(access.token_file.is_some() && access.tls_key.is_some());
         *access = AccessConfig::default();
     }
+    assert!(shown.follow.retain_time.take().is_some());
+    assert!(shown.follow.retain_wal.take().is_some());
     assert_eq!(shown, Config::default());
 
     let written = toml::Table::try_from(Config::default()).expect("a table");
