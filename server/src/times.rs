@@ -126,7 +126,8 @@ pub async fn lsn_of(core: &Core, branch: &BranchHandle, time: Time) -> Result<Ls
     }
     let is_later = |end: &LatestEnd| end.time > time.micros;
     let stop = first_that(core, branch, (first, newest), is_later).await?;
-    Ok(stop.begins_at)
+    // The horizon may lie within that record.
+    Ok(stop.begins_at.max(first))
 }
 
 /// The latest end of a transaction at `lsn`.

@@ -209,6 +209,11 @@ impl<C: OnCores> Flusher<C> {
         Ok(KeptHistory::new(from, points))
     }
 
+    /// Whether it can go on: not after a commit that did not come to a good end.
+    pub fn is_sound(&self) -> bool {
+        !self.broken
+    }
+
     /// What the manifest says of the branch as a whole.
     pub fn facts(&self) -> &BranchFacts {
         self.log.facts()

@@ -161,12 +161,29 @@ async fn follow(
     let slot = SlotKeeper::start(parts.settings.clone(), parts.slot.clone())
         .map_err(FollowError::Directory)?;
     slot.advance(branch.log.stored_end());
+    let outcome = sessions(parts, &mut branch, &slot, system_identifier, status, stop).await;
+    if outcome.is_ok() {
+        finish(&mut branch).await;
+    }
+    branch.abandon().await;
+    outcome
+}
+
+/// Runs sessions until one fails in a way after which the branch has to be opened anew, or it is told to stop.
+async fn sessions(
+    parts: &FollowerParts,
+    branch: &mut OpenBranch,
+    slot: &SlotKeeper,
+    system_identifier: u64,
+    status: &FollowStatus,
+    stop: &async_channel::Receiver<()>,
+) -> Result<(), FollowError> {
     let mut pause = PAUSE_MIN;
     loop {
         let before = status.snapshot().progress.received;
-        let followed = branch.follow(&parts.settings, &slot, system_identifier, stop);
+        let followed = branch.follow(&parts.settings, slot, system_identifier, stop);
         let reason = match followed.await {
-            Ok(SessionEnd::Stopped) => break,
+            Ok(SessionEnd::Stopped) => return Ok(()),
             Ok(SessionEnd::Switched) => {
                 "the primary's WAL goes on with another timeline".to_owned()
             }
@@ -186,11 +203,14 @@ async fn follow(
         status.set_phase(Phase::Waiting { reason });
         tokio::select! {
             went_on = branch.meanwhile(pause) => went_on?,
-            _ = stop.recv() => break,
+            _ = stop.recv() => return Ok(()),
         }
         pause = (pause * 2).min(PAUSE_MAX);
     }
-    // So that nothing of it is needed from here, nor decoded again.
+}
+
+/// Stores all that was received, so that nothing of it is needed from here, nor decoded again.
+async fn finish(branch: &mut OpenBranch) {
     match tokio::time::timeout(FINISH_MAX, branch.finish()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
@@ -200,7 +220,6 @@ async fn follow(
             tracing::warn!(limit = ?FINISH_MAX, "what was received is not all in the object store")
         }
     }
-    Ok(())
 }
 
 /// Claims the branch and takes in what is above its layers. Answers its cluster's system identifier, too.

@@ -274,6 +274,13 @@ impl BranchLog {
         }
     }
 
+    /// Gives up the piece under way: before the branch is opened anew.
+    pub(super) async fn abandon(self) {
+        if let StoreSide::Storing(storing, _) = self.store {
+            abandon(storing).await;
+        }
+    }
+
     /// Gives back local WAL that the object store has.
     pub(super) async fn trim(&mut self) -> Result<(), FollowError> {
         if self.stored > self.trimmed {
@@ -296,6 +303,16 @@ async fn take_all(intake: &mut Intake, start: Lsn, bytes: &[u8]) -> Result<(), F
 /// What a task of this thread came to; its panic goes on here.
 pub(super) fn joined<T>(outcome: Result<T, JoinError>) -> T {
     outcome.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
+}
+
+/// Ends a task of this thread, and waits until it is gone.
+pub(super) async fn abandon<T>(task: JoinHandle<T>) {
+    task.abort();
+    if let Err(error) = task.await
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
+    }
 }
 
 /// Makes a directory, and those above it that are not there, so that a power loss does not take them back.

@@ -214,6 +214,13 @@ impl OpenBranch {
         }
     }
 
+    /// Gives up all that is under way, and waits until it is: what it was doing must not meet those who open the branch anew.
+    pub(super) async fn abandon(self) {
+        self.writer.abandon().await;
+        self.upkeep.abandon().await;
+        self.log.abandon().await;
+    }
+
     /// Up to where there is something of the branch: received, or in layers without the WAL it came from.
     fn taken_end(&self) -> Lsn {
         self.log.end().max(self.intake.readable())

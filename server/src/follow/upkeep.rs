@@ -14,7 +14,7 @@ use engine::manifest::RemovedLayer;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::history_window::HistoryWindow;
-use super::log::joined;
+use super::log::{abandon, joined};
 use super::writer_side::{WriterSide, Written};
 use crate::import_job::BlockingThreads;
 
@@ -32,6 +32,7 @@ pub(super) struct Upkeep {
     retention: Option<Retention>,
     window: HistoryWindow,
     retain_at: Moment,
+    retain_every: Duration,
     garbage: Rc<futures_util::lock::Mutex<Garbage>>,
     deletion: Work<Deleted>,
     delete_at: Moment,
@@ -59,11 +60,22 @@ impl Upkeep {
             compact_at: now.after(QUIET),
             retention: Some(Retention::new(settle)),
             window,
+            retain_every: settle.min(RETAIN_EVERY_MAX),
             retain_at: now.after(QUIET),
             garbage: Rc::new(futures_util::lock::Mutex::new(garbage)),
             deletion: None,
             delete_at: now.after(QUIET),
             looked_for_orphans: false,
+        }
+    }
+
+    /// Gives up what is under way: before the branch is opened anew.
+    pub(super) async fn abandon(self) {
+        if let Some(compaction) = self.compaction {
+            abandon(compaction).await;
+        }
+        if let Some(deletion) = self.deletion {
+            abandon(deletion).await;
         }
     }
 
@@ -160,11 +172,18 @@ impl Upkeep {
         } else if now >= self.retain_at
             && let Some(mut retention) = self.retention.take()
         {
-            self.retain_at = now.after(RETAIN_EVERY);
+            self.retain_at = now.after(self.retain_every);
             let window = self.window.clone();
             writer.begin(async move |flusher| {
                 let wanted = window.begin(flusher.durable_lsn()).await;
-                let due = flusher.retain(&mut retention, wanted, now).await?;
+                let due = match flusher.retain(&mut retention, wanted, now).await {
+                    Ok(due) => due,
+                    Err(error) if flusher.is_sound() => {
+                        tracing::warn!(%error, "no history is given up");
+                        Due::Nothing
+                    }
+                    Err(error) => return Err(error),
+                };
                 Ok(Written::Retained(retention, due))
             });
         }
@@ -184,5 +203,5 @@ const QUIET: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(30);
 /// How often it is looked whether something is due to be deleted.
 const DELETE_EVERY: Duration = Duration::from_secs(10);
-/// How often it is looked whether history is to be given up.
-const RETAIN_EVERY: Duration = Duration::from_secs(5);
+/// It is looked so often at least whether history is to be given up.
+const RETAIN_EVERY_MAX: Duration = Duration::from_secs(60);

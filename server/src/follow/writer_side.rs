@@ -8,7 +8,7 @@ use engine::manifest::{RemovedLayer, WalPosition};
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::error::FollowError;
-use super::log::joined;
+use super::log::{abandon, joined};
 
 /// Writes, and gives the writer back. A task of its own: it may hold the lock on the branch's keys, which a piece of WAL and a
 /// commit of the local WAL wait for, so it has to go on while nobody waits for it.
@@ -51,6 +51,13 @@ impl WriterSide {
             })),
             busy => busy,
         };
+    }
+
+    /// Gives up the work under way, and waits until nothing of it can happen any more: before the branch is opened anew.
+    pub(super) async fn abandon(self) {
+        if let WriterSide::Busy(writing) = self {
+            abandon(writing).await;
+        }
     }
 
     /// Completes when the work under way is over; never, if there is none.

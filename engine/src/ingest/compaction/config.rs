@@ -11,6 +11,8 @@ pub struct CompactionConfig {
     pub runs_max: usize,
     /// Bytes of layers merged by one commit; one partition is merged whatever it takes. Range 1 MiB..=1 TiB. Default 2 GiB.
     pub job_bytes_max: u64,
+    /// Layers merged by one commit, so that its edit stays small. Range 2..=1024. Default 256.
+    pub job_layers_max: usize,
     /// Bytes of layers merged at once. Opened they take several times that in memory. Range 64 KiB..=256 MiB. Default 16 MiB.
     pub step_bytes: u64,
     /// Deltas since its last image with which a value gets one when it is merged. At least 1. Default 4.
@@ -28,6 +30,7 @@ impl Default for CompactionConfig {
             runs_min: 4,
             runs_max: 16,
             job_bytes_max: 2 << 30,
+            job_layers_max: 256,
             step_bytes: 16 << 20,
             image_deltas: 4,
             image_bytes: 512,
@@ -43,6 +46,7 @@ impl CompactionConfig {
             runs_min: 2,
             runs_max: 3,
             job_bytes_max: 1 << 20,
+            job_layers_max: 8,
             step_bytes: 64 << 10,
             image_deltas: 2,
             image_bytes: 64,

@@ -62,7 +62,9 @@ pub(super) fn plan(
             .copied()
             .collect();
         let more: u64 = fresh.iter().map(|object| object_bytes[object]).sum();
-        if nth > 0 && bytes + more > config.job_bytes_max {
+        let is_too_much = bytes + more > config.job_bytes_max
+            || chosen.len() + fresh.len() > config.job_layers_max;
+        if nth > 0 && is_too_much {
             break;
         }
         bytes += more;
@@ -136,9 +138,18 @@ fn runs(sections: &[LayerSection], share: impl Fn(&LayerSection) -> u64) -> Vec<
 }
 
 /// The layers of the runs that are merged: from one on as many as are not larger than all before them together, if those
-/// are enough; the newest, if there are too many in all.
+/// are enough; the newest, if there are too many in all. Of many layers the first so many, but two runs at least.
 fn pick(runs: &[Run], config: &CompactionConfig) -> Vec<ObjectId> {
-    let layers = |runs: &[Run]| runs.iter().flat_map(|run| run.layers.clone()).collect();
+    let layers = |runs: &[Run]| {
+        let mut layers: Vec<ObjectId> = Vec::new();
+        for (nth, run) in runs.iter().enumerate() {
+            if nth >= 2 && layers.len() + run.layers.len() > config.job_layers_max {
+                break;
+            }
+            layers.extend(&run.layers);
+        }
+        layers
+    };
     for start in 0..runs.len() {
         let mut bytes = 0;
         let alike = runs[start..]
@@ -213,6 +224,7 @@ mod tests {
             runs_min: 3,
             runs_max: 5,
             job_bytes_max: 1000,
+            job_layers_max: 100,
             ..CompactionConfig::default()
         }
     }
@@ -289,6 +301,19 @@ mod tests {
             layer.object_bytes = 10_000;
         }
         assert_eq!(merged(&layers, &config), Some(vec![20, 21, 22, 23]));
+    }
+
+    #[test]
+    fn a_job_has_so_many_layers_at_most() {
+        let config = CompactionConfig {
+            job_layers_max: 4,
+            job_bytes_max: u64::MAX,
+            ..config()
+        };
+        let layers: Vec<LayerSection> = (0..9)
+            .map(|n| section(0, n, (n * 10 + 1, n * 10 + 9), 100))
+            .collect();
+        assert_eq!(merged(&layers, &config), Some(vec![5, 6, 7, 8]));
     }
 
     #[test]
