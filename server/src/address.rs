@@ -53,6 +53,16 @@ impl FromStr for Point {
     }
 }
 
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Point::Lsn(lsn) => lsn.fmt(f),
+            Point::Time(time) => time.fmt(f),
+            Point::Ago(ago) => write!(f, "-{ago}"),
+        }
+    }
+}
+
 /// Neither an LSN nor a time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::SystemTime;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 use engine::types::Lsn;
 use engine::{BranchHandle, Core, ErrorKind, ReadError};
 use postgres::key::PostgresKey;
@@ -26,17 +26,27 @@ impl Time {
         Time { micros }
     }
 
-    /// So long ago, by the clock of this machine.
-    pub fn ago(ago: Span) -> Time {
-        Time::before(wall_time(), ago)
+    /// Now, by the clock of this machine.
+    pub fn now() -> Time {
+        Time::of(wall_time())
     }
 
-    /// So long before `now`.
-    fn before(now: SystemTime, ago: Span) -> Time {
-        let now = DateTime::<Utc>::from(now).timestamp_micros() - EPOCH_MICROS;
+    /// So long ago, by the clock of this machine.
+    pub fn ago(ago: Span) -> Time {
+        Time::now().minus(ago)
+    }
+
+    /// So long before.
+    pub fn minus(self, ago: Span) -> Time {
         let ago = i64::try_from(ago.0.as_micros()).unwrap_or(i64::MAX);
         Time {
-            micros: now.saturating_sub(ago),
+            micros: self.micros.saturating_sub(ago),
+        }
+    }
+
+    fn of(time: SystemTime) -> Time {
+        Time {
+            micros: DateTime::<Utc>::from(time).timestamp_micros() - EPOCH_MICROS,
         }
     }
 }
@@ -50,8 +60,13 @@ impl FromStr for Time {
     type Err = TimeParseError;
 
     fn from_str(text: &str) -> Result<Time, TimeParseError> {
-        let parsed = DateTime::parse_from_rfc3339(text);
-        let time = parsed.map_err(|_| TimeParseError(text.to_owned()))?;
+        let refuse = || TimeParseError(text.to_owned());
+        let parsed = DateTime::parse_from_rfc3339(text).map_err(|_| refuse())?;
+        let time = parsed.with_timezone(&Utc);
+        // What can be written in that form, too.
+        if !(0..=9999).contains(&time.year()) {
+            return Err(refuse());
+        }
         Ok(Time {
             micros: time.timestamp_micros() - EPOCH_MICROS,
         })
@@ -207,7 +222,14 @@ mod tests {
         assert_eq!(time.to_string().parse(), Ok(time));
         let epoch: Time = "2000-01-01T00:00:00Z".parse().expect("a time");
         assert_eq!(epoch, Time::of_postgres(0));
-        for text in ["", "yesterday", "2026-11-27", "2026-13-01T00:00:00Z"] {
+        for text in [
+            "",
+            "yesterday",
+            "2026-11-27",
+            "2026-13-01T00:00:00Z",
+            "9999-12-31T23:30:00-01:00",
+            "0000-01-01T00:30:00+01:00",
+        ] {
             assert!(text.parse::<Time>().is_err(), "{text}");
         }
     }
@@ -217,7 +239,7 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(946_684_800 + 3600);
         let ago = Span(std::time::Duration::from_secs(600));
         assert_eq!(
-            Time::before(now, ago).to_string(),
+            Time::of(now).minus(ago).to_string(),
             "2000-01-01T00:50:00.000000Z"
         );
     }

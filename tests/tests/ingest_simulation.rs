@@ -44,6 +44,7 @@ type Failure = String;
 struct Counts {
     lives: u64,
     recovered: u64,
+    reopened: u64,
     reads: u64,
     flushes: u64,
     pieces: u64,
@@ -287,11 +288,16 @@ async fn live(
     shards: Vec<Shard<SimPlatform>>,
     server: Parts,
 ) -> Result<(), Failure> {
-    match write(&world, &shards, &server).await {
-        Ok(never) => match never {},
-        Err(Stop::Failed(failure)) => Err(failure),
-        // The store: the next writer goes on.
-        Err(Stop::Store) => Ok(()),
+    let mut is_again = false;
+    loop {
+        match write(&world, &shards, &server, is_again).await {
+            Ok(never) => match never {},
+            Err(Stop::Failed(failure)) => return Err(failure),
+            // The store: the next writer goes on, in this process or in the next.
+            Err(Stop::Store) if world.below(3) == 0 => return Ok(()),
+            Err(Stop::Store) => is_again = true,
+        }
+        server.clock.sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -328,6 +334,7 @@ async fn write(
     world: &Rc<World>,
     shards: &[Shard<SimPlatform>],
     server: &Parts,
+    is_again: bool,
 ) -> Result<std::convert::Infallible, Stop> {
     let cores = LocalCores::new(shards.to_vec());
     let config = IngestConfig {
@@ -355,6 +362,16 @@ async fn write(
             }
         }
     }
+    if is_again {
+        // The local WAL has what this process had taken.
+        let known = usize::try_from(last.0 - BEGIN).expect("small");
+        let local = world.stream.borrow()[known..].to_vec();
+        for (key, lsn, is_image, bytes) in decode(last.0, &local) {
+            versions.put(key, lsn, as_value(is_image, &bytes));
+            last = lsn;
+        }
+        world.count(|counts| counts.reopened += 1);
+    }
     versions.advance(last).await?;
     if last < world.durable.get() {
         return Err(format!("{} was durable, {last} came back", world.durable.get()).into());
@@ -370,7 +387,7 @@ async fn write(
     let mut wal = replay.into_store(Lsn(BEGIN));
     let mut stored = wal.end();
     if world.below(3) == 0 {
-        let found = garbage.find_orphans(server.clock.now()).await?;
+        let found = garbage.find_orphans_once(server.clock.now()).await?;
         world.count(|counts| counts.orphans += found);
     }
     loop {
@@ -406,7 +423,7 @@ async fn write(
             let (compacted, read) = futures_util::join!(compacting, reading);
             read?;
             if let Some(compacted) = compacted? {
-                let removed = compacted.removed().to_vec();
+                let removed = compacted.removed();
                 let committing = flusher.commit_compaction(compacted);
                 let reading = world.read_some(shards, last);
                 let (committed, read) = futures_util::join!(committing, reading);
@@ -591,6 +608,7 @@ fn nothing_durable_is_lost_and_every_read_is_right() {
                             let sum = &mut total.0;
                             sum.lives += counts.lives;
                             sum.recovered += counts.recovered;
+                            sum.reopened += counts.reopened;
                             sum.reads += counts.reads;
                             sum.flushes += counts.flushes;
                             sum.pieces += counts.pieces;
@@ -616,6 +634,7 @@ fn nothing_durable_is_lost_and_every_read_is_right() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert!(counts.compactions > 300 && counts.images > 300 && counts.dropped > 1000);
     assert!(counts.gone > 1000 && counts.children > 100 && counts.reads_of_children > 1000);
+    assert!(counts.reopened > 50);
     assert!(counts.deleted > 300 && counts.orphans > 10);
     assert!(counts.recovered > 300 && counts.flushes > 300 && counts.pieces > 1000);
     assert!(counts.reads > 20_000 && counts.lost > 100 && counts.excused > 10);

@@ -38,7 +38,7 @@ pub use listing::{BranchSummary, Orphan};
 pub use records::WalPiece;
 pub(crate) use records::{open_wal, parse_wal, seal_wal};
 pub use tenant::Tenant;
-pub(crate) use window::Window;
+pub(crate) use window::{STRETCH_BYTES, Window};
 
 /// For fuzzing: the opened bodies of the records of tenants and of names.
 #[doc(hidden)]

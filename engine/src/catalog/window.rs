@@ -219,7 +219,7 @@ fn stretch(wide: bool, lsn: Lsn) -> u64 {
 }
 
 /// Half of what the LSNs of a layer may span, which are counted in units of 8 in 32 bits.
-const STRETCH_BYTES: u64 = 16 << 30;
+pub(crate) const STRETCH_BYTES: u64 = 16 << 30;
 
 /// Everything that names and seals one layer.
 pub(crate) struct LayerPlace {

@@ -189,7 +189,9 @@ impl<C: OnCores> Flusher<C> {
             Due::Raise(horizon) => self.raise_horizon(horizon).await?,
             Due::GiveUp(from) => {
                 let kept = self.to_keep(from).await?;
-                self.give_up(kept).await?;
+                if kept != self.facts().kept {
+                    self.give_up(kept).await?;
+                }
             }
         }
         Ok(due)

@@ -1,5 +1,6 @@
 //! Opening a branch for an ingest.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,6 +128,10 @@ pub async fn open<C: OnCores>(
     let before = shared.manifest();
     let is_ours = before.facts().epoch + 1 >= facts.epoch;
     shared.set_manifest(Arc::new(before.with_state(log.state().clone())));
+    if let Some(horizon) = facts.readable_from {
+        // It may have been raised by a commit whose end nobody here has seen.
+        shared.raise_horizon(horizon);
+    }
     let above = if is_ours { facts.last_lsn } else { Lsn::MAX };
     if !is_ours {
         shared.go_back_to(facts.last_lsn);
@@ -182,6 +187,7 @@ pub async fn open<C: OnCores>(
             store: objects.clone(),
             redo,
             config: config.compaction.clone(),
+            jobs: RefCell::default(),
         },
         garbage: Garbage {
             place: owner,
@@ -189,6 +195,7 @@ pub async fn open<C: OnCores>(
             shared: Arc::clone(&shared),
             store: objects.clone(),
             delete_after: config.compaction.delete_after,
+            has_looked: false,
             waiting: VecDeque::new(),
         },
         facts,

@@ -19,6 +19,8 @@ pub struct Retention {
     raised: VecDeque<(Moment, Lsn)>,
     /// The highest that has waited long enough.
     settled: Lsn,
+    /// Up to where it was said that history is to be given up.
+    given_up: Lsn,
 }
 
 /// What is to be done.
@@ -40,6 +42,7 @@ impl Retention {
             settle,
             raised: VecDeque::new(),
             settled: Lsn::INVALID,
+            given_up: Lsn::INVALID,
         }
     }
 
@@ -63,7 +66,8 @@ impl Retention {
         let stride = (window / STRIDES).max(1);
         let is_worth =
             |from: Lsn, to: Lsn| to.bytes_since(from).is_some_and(|bytes| bytes >= stride);
-        if is_worth(facts.kept.from, self.settled) {
+        if is_worth(self.given_up.max(facts.kept.from), self.settled) {
+            self.given_up = self.settled;
             return Due::GiveUp(self.settled);
         }
         if is_worth(horizon, wanted) {

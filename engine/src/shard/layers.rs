@@ -74,8 +74,7 @@ impl BranchOnCore {
 
     /// Refuses an LSN at which a branch left it, if that is not kept for it: it was made too late, or deleted.
     fn check_kept(&self, left_at: Lsn) -> Result<(), ReadError> {
-        // The first is nearly always so.
-        if left_at >= self.readable_from() || self.kept.borrow().has(left_at) {
+        if self.kept.borrow().has(left_at) {
             return Ok(());
         }
         Err(ReadError::Gone {

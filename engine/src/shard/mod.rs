@@ -440,6 +440,10 @@ impl<P: Platform> ShardState<P> {
         } = *request;
         // The page is right from its version on; the branch can be read from its horizon on.
         let readable_from = self.branch(branch).readable_from();
+        if readable_from > at {
+            // It was raised a moment ago.
+            return;
+        }
         let version = PageVersion {
             branch,
             key,

@@ -98,6 +98,7 @@ impl<P: Platform> ShardState<P> {
             }
         }
         self.pool.put(page);
+        self.check_all_horizons(self.branch(branch), at)?;
         Ok(values)
     }
 

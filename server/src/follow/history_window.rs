@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use engine::types::{BranchId, Lsn, TenantId};
-use engine::{Core, Engine};
+use engine::{BranchHandle, Core, Engine};
 
 use crate::config::Span;
 use crate::running::on_core;
@@ -19,38 +19,43 @@ pub(super) struct HistoryWindow {
 }
 
 impl HistoryWindow {
-    /// Below this nothing has to be readable, of a branch that is durable up to `last`. Invalid (below everything) where all
-    /// history stays, and where it can't be told now.
-    pub(super) async fn begin(&self, last: Lsn) -> Lsn {
-        let by_wal = self
-            .wal_bytes
-            .map(|bytes| Lsn(last.0.saturating_sub(bytes)));
-        let by_time = match self.time {
-            Some(ago) => Some(self.begin_by_time(Time::ago(ago), last).await),
-            None => None,
-        };
-        match (by_wal, by_time) {
-            (Some(by_wal), Some(by_time)) => by_wal.min(by_time),
-            (Some(only), None) | (None, Some(only)) => only,
-            (None, None) => Lsn::INVALID,
-        }
-    }
-
-    async fn begin_by_time(&self, time: Time, last: Lsn) -> Lsn {
-        let (tenant, branch) = self.place;
-        let found = on_core(&self.engine, 0, async move |core: Core| {
+    /// Below this nothing has to be readable. Invalid (below everything) where all history stays, and where it can't be told now.
+    pub(super) async fn begin(self) -> Lsn {
+        let HistoryWindow {
+            engine,
+            place: (tenant, branch),
+            time,
+            wal_bytes,
+        } = self;
+        let found = on_core(&engine, 0, async move |core: Core| {
             let branch = core.open_branch(tenant, branch).await?;
-            times::lsn_of(&core, &branch, time).await
+            let by_wal = wal_bytes.map(|bytes| Lsn(branch.last_lsn().0.saturating_sub(bytes)));
+            let by_time = match time {
+                Some(ago) => Some(begin_by_time(&core, &branch, ago).await?),
+                None => None,
+            };
+            Ok(match (by_wal, by_time) {
+                (Some(by_wal), Some(by_time)) => by_wal.min(by_time),
+                (Some(only), None) | (None, Some(only)) => only,
+                (None, None) => Lsn::INVALID,
+            })
         });
-        match found.await {
-            Some(Ok(lsn)) => lsn.min(last),
-            // All that there was is older.
-            Some(Err(TimeError::TooLate { .. })) => last,
-            Some(Err(TimeError::TooEarly { .. } | TimeError::NoTimes)) | None => Lsn::INVALID,
+        let found: Option<Result<Lsn, TimeError>> = found.await;
+        match found {
+            Some(Ok(lsn)) => lsn,
             Some(Err(TimeError::Read(error))) => {
                 tracing::warn!(%error, "where the window of history begins is not known");
                 Lsn::INVALID
             }
+            // There is nothing so old.
+            Some(Err(_)) | None => Lsn::INVALID,
         }
     }
+}
+
+/// So long before now, or before the last transaction: a clock that is ahead gives up nothing that way.
+async fn begin_by_time(core: &Core, branch: &BranchHandle, ago: Span) -> Result<Lsn, TimeError> {
+    let newest = times::time_of(core, branch, branch.last_lsn()).await?;
+    let newest = newest.ok_or(TimeError::NoTimes)?;
+    times::lsn_of(core, branch, newest.min(Time::now()).minus(ago)).await
 }

@@ -364,7 +364,7 @@ impl OpenBranch {
             }
             Written::Compacted(compaction, removed) => {
                 tracing::info!(?compaction, "layers were merged");
-                self.upkeep.committed(removed).await;
+                self.upkeep.committed(removed);
                 self.status.update(|progress| {
                     progress.compactions += 1;
                     progress.dropped_versions += compaction.dropped;

@@ -10,7 +10,7 @@ use engine::Engine;
 use engine::ingest::{Compacted, Compactor, Deleted, Due, Garbage, IngestError, Retention};
 use engine::io::clock::{Clock, Moment};
 use engine::io::tokio_clock::TokioClock;
-use engine::manifest::RemovedLayer;
+use engine::types::{Lsn, ObjectId};
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::history_window::HistoryWindow;
@@ -28,15 +28,20 @@ pub(super) struct Upkeep {
     /// Whether there are layers that were not looked at.
     is_stale: bool,
     compact_at: Moment,
+    compact_pause: Duration,
+    /// Where the window begins, being found out.
+    wanted: Option<JoinHandle<Lsn>>,
     /// With whoever works with it, if somebody does.
     retention: Option<Retention>,
     window: HistoryWindow,
     retain_at: Moment,
     retain_every: Duration,
-    garbage: Rc<futures_util::lock::Mutex<Garbage>>,
-    deletion: Work<Deleted>,
+    /// With whoever deletes, if somebody does.
+    garbage: Option<Garbage>,
+    /// Objects that nobody names any more, each with its bytes, and since when: for the next deletion.
+    to_delete: Vec<(Moment, Vec<(ObjectId, u64)>)>,
+    deletion: Option<JoinHandle<(Garbage, Result<Deleted, IngestError>)>>,
     delete_at: Moment,
-    looked_for_orphans: bool,
 }
 
 type Work<T> = Option<JoinHandle<Result<T, IngestError>>>;
@@ -58,14 +63,16 @@ impl Upkeep {
             ready: None,
             is_stale: true,
             compact_at: now.after(QUIET),
+            compact_pause: RETRY,
+            wanted: None,
             retention: Some(Retention::new(settle)),
             window,
             retain_every: settle.min(RETAIN_EVERY_MAX),
             retain_at: now.after(QUIET),
-            garbage: Rc::new(futures_util::lock::Mutex::new(garbage)),
+            garbage: Some(garbage),
+            to_delete: Vec::new(),
             deletion: None,
             delete_at: now.after(QUIET),
-            looked_for_orphans: false,
         }
     }
 
@@ -77,6 +84,9 @@ impl Upkeep {
         if let Some(deletion) = self.deletion {
             abandon(deletion).await;
         }
+        if let Some(wanted) = self.wanted {
+            abandon(wanted).await;
+        }
     }
 
     /// There are layers that were not there before.
@@ -85,10 +95,10 @@ impl Upkeep {
     }
 
     /// What was merged is committed: what it was made of is to go.
-    pub(super) async fn committed(&mut self, removed: Vec<RemovedLayer>) {
-        let now = self.clock.now();
-        self.garbage.lock().await.take(&removed, now);
+    pub(super) fn committed(&mut self, removed: Vec<(ObjectId, u64)>) {
+        self.to_delete.push((self.clock.now(), removed));
         self.is_stale = true;
+        self.compact_pause = RETRY;
     }
 
     /// Retention did something, or found nothing to do.
@@ -108,13 +118,17 @@ impl Upkeep {
             match outcome {
                 Ok(compacted) => self.ready = compacted,
                 Err(error) => {
-                    tracing::warn!(%error, retry_in = ?RETRY, "layers are not merged");
+                    let pause = self.compact_pause;
+                    tracing::warn!(%error, retry_in = ?pause, "layers are not merged");
                     self.is_stale = true;
-                    self.compact_at = now.after(RETRY);
+                    self.compact_at = now.after(pause);
+                    self.compact_pause = (pause * 2).min(RETRY_MAX);
+                    self.to_delete.push((now, self.compactor.take_unfinished()));
                 }
             }
         }
-        if let Some(outcome) = finished(&mut self.deletion).await {
+        if let Some((garbage, outcome)) = finished(&mut self.deletion).await {
+            self.garbage = Some(garbage);
             match outcome {
                 Ok(deleted) if deleted.objects > 0 => {
                     tracing::info!(objects = deleted.objects, bytes = deleted.bytes, "deleted");
@@ -128,8 +142,13 @@ impl Upkeep {
         }
         self.begin_compaction(now);
         self.begin_deletion(now);
+        if now >= self.retain_at && self.retention.is_some() && self.wanted.is_none() {
+            self.retain_at = now.after(self.retain_every);
+            let window = self.window.clone();
+            self.wanted = Some(spawn_local(async move { window.begin().await }));
+        }
         if writer.is_idle() {
-            self.use_writer(writer, now);
+            self.use_writer(writer, now).await;
         }
     }
 
@@ -144,38 +163,40 @@ impl Upkeep {
     }
 
     fn begin_deletion(&mut self, now: Moment) {
-        if self.deletion.is_some() || now < self.delete_at {
+        if now < self.delete_at {
             return;
         }
-        let garbage = Rc::clone(&self.garbage);
+        let Some(mut garbage) = self.garbage.take() else {
+            return;
+        };
+        for (since, objects) in self.to_delete.drain(..) {
+            garbage.take(&objects, since);
+        }
         let clock = self.clock;
-        let look = !std::mem::replace(&mut self.looked_for_orphans, true);
         self.deletion = Some(spawn_local(async move {
-            let mut garbage = garbage.lock().await;
-            if look {
-                let orphans = garbage.find_orphans(clock.now()).await?;
+            let outcome = async {
+                let orphans = garbage.find_orphans_once(clock.now()).await?;
                 if orphans > 0 {
                     tracing::info!(orphans, "objects that earlier writers left");
                 }
-            }
-            garbage.delete_due(clock.now()).await
+                garbage.delete_due(clock.now()).await
+            };
+            let deleted = outcome.await;
+            (garbage, deleted)
         }));
     }
 
-    fn use_writer(&mut self, writer: &mut WriterSide, now: Moment) {
+    async fn use_writer(&mut self, writer: &mut WriterSide, now: Moment) {
         if let Some(compacted) = self.ready.take() {
-            let removed = compacted.removed().to_vec();
+            let removed = compacted.removed();
             writer.begin(async move |flusher| {
                 let compaction = flusher.commit_compaction(compacted).await?;
                 Ok(Written::Compacted(compaction, removed))
             });
-        } else if now >= self.retain_at
+        } else if let Some(wanted) = finished(&mut self.wanted).await
             && let Some(mut retention) = self.retention.take()
         {
-            self.retain_at = now.after(self.retain_every);
-            let window = self.window.clone();
             writer.begin(async move |flusher| {
-                let wanted = window.begin(flusher.durable_lsn()).await;
                 let due = match flusher.retain(&mut retention, wanted, now).await {
                     Ok(due) => due,
                     Err(error) if flusher.is_sound() => {
@@ -191,7 +212,7 @@ impl Upkeep {
 }
 
 /// What a piece of work came to, if it is over.
-async fn finished<T>(work: &mut Work<T>) -> Option<Result<T, IngestError>> {
+async fn finished<T>(work: &mut Option<JoinHandle<T>>) -> Option<T> {
     let is_over = work.as_ref().is_some_and(JoinHandle::is_finished);
     let over = work.take_if(|_| is_over)?;
     Some(joined(over.await))
@@ -199,8 +220,9 @@ async fn finished<T>(work: &mut Work<T>) -> Option<Result<T, IngestError>> {
 
 /// After an opening there is other work first.
 const QUIET: Duration = Duration::from_secs(2);
-/// Pause after a failure.
+/// Pause after a failure, doubled up to the second with each.
 const RETRY: Duration = Duration::from_secs(30);
+const RETRY_MAX: Duration = Duration::from_secs(3600);
 /// How often it is looked whether something is due to be deleted.
 const DELETE_EVERY: Duration = Duration::from_secs(10);
 /// It is looked so often at least whether history is to be given up.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use engine::Engine;
 use engine::ingest::{Compaction, Due, Flushed, Flusher, IngestError, Retention};
-use engine::manifest::{RemovedLayer, WalPosition};
+use engine::manifest::WalPosition;
+use engine::types::ObjectId;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::error::FollowError;
@@ -28,8 +29,8 @@ pub(super) enum WriterSide {
 pub(super) enum Written {
     /// Memory layers, and where the WAL goes on behind them.
     Flushed(Flushed, WalPosition),
-    /// Layers that were merged, and those they were made of.
-    Compacted(Compaction, Vec<RemovedLayer>),
+    /// Layers that were merged, and those they were made of, each with its bytes.
+    Compacted(Compaction, Vec<(ObjectId, u64)>),
     /// What retention wanted.
     Retained(Retention, Due),
 }

@@ -1,4 +1,4 @@
-//! Addresses, ids and LSNs as people write them: what parses prints back to something that means the same.
+//! Addresses, ids, LSNs and times as people write them: what parses prints back to something that means the same.
 #![no_main]
 
 use engine::types::{Id, Lsn};
@@ -15,8 +15,8 @@ fuzz_target!(|text: &str| {
     if let Ok(point) = text.parse::<PointAddress>() {
         let branch = point.branch.to_string();
         assert_eq!(branch.parse::<BranchAddress>().as_ref(), Ok(&point.branch));
-        if let Some(lsn) = point.lsn {
-            assert_eq!(format!("{branch}@{lsn}").parse(), Ok(point));
+        if let Some(at) = point.at {
+            assert_eq!(format!("{branch}@{at}").parse(), Ok(point));
         }
     }
 });

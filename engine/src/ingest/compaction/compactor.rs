@@ -1,6 +1,7 @@
 //! Reads layers, merges them, and stores what comes of it.
 
-use std::collections::HashSet;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -21,7 +22,9 @@ use crate::manifest::{KeptHistory, LayerSection, RemovedLayer};
 use crate::redo::Redo;
 use crate::shard::{OpenLayer, Shard, SharedBranch, SharedBranches};
 use crate::store::{FETCH_BYTES_MAX, StoreClient};
-use crate::types::{BranchId, Key, KeySpace, Lsn, PARTITIONS, Partition, TenantId};
+use crate::types::{
+    BranchId, Key, KeySpace, Lsn, ObjectId, PAGE_BYTES, PARTITIONS, Partition, TenantId,
+};
 
 /// Merges layers of one branch; what comes of it is for [`Flusher::commit_compaction`](super::super::Flusher::commit_compaction).
 pub struct Compactor<C> {
@@ -32,6 +35,17 @@ pub struct Compactor<C> {
     pub(in crate::ingest) store: StoreClient,
     pub(in crate::ingest) redo: Arc<dyn Redo>,
     pub(in crate::ingest) config: CompactionConfig,
+    pub(in crate::ingest) jobs: RefCell<Jobs>,
+}
+
+/// What compactions of this process made.
+#[derive(Debug, Default)]
+pub(in crate::ingest) struct Jobs {
+    count: u64,
+    /// Which of them made a layer that is there.
+    made_by: HashMap<ObjectId, u64>,
+    /// Made, and not handed on: of one that is at work, or did not come to its end.
+    unfinished: Vec<(ObjectId, u64)>,
 }
 
 /// What a compaction made, not committed yet: dropped, it leaves objects that nothing names.
@@ -60,27 +74,40 @@ pub struct Compaction {
 }
 
 impl Compacted {
-    /// What the layers were made of: to be deleted a while after the commit.
-    pub fn removed(&self) -> &[RemovedLayer] {
-        &self.removed
+    /// What the layers were made of, each with its bytes: to be deleted a while after the commit.
+    pub fn removed(&self) -> Vec<(ObjectId, u64)> {
+        let removed = self.removed.iter();
+        removed
+            .map(|layer| (layer.object, layer.object_bytes))
+            .collect()
     }
 }
 
 impl<C: OnCores> Compactor<C> {
     /// Merges what is worth it as the manifest is now; `None` if nothing is. Versions that the branch's kept history does not
-    /// need are left out. Only one at a time: the manifest may get more
-    /// layers meanwhile, but must lose none. Reads the store behind all else, works on `cpu`, and has
-    /// [`CompactionConfig::step_bytes`] at once in memory, opened.
+    /// need are left out. Only one at a time: the manifest may get more layers meanwhile, but must lose none. Reads layers behind
+    /// all else, works on `cpu`, and has [`CompactionConfig::step_bytes`] of them at once in memory, opened, and as much again
+    /// twice in images.
     ///
     /// # Errors
     /// Of store and keys; `Open` with the object's name where a layer does not open. The branch stays as it is.
     ///
     /// # Cancellation
-    /// Leaves objects that nothing names.
+    /// Leaves objects that nothing names, as an error does: [`Compactor::take_unfinished`].
     pub async fn compact<Cp: Cpu>(&self, cpu: &Cp) -> Result<Option<Compacted>, IngestError> {
         // Never less than what it is when this is committed.
         let kept = self.shared.manifest().facts().kept.clone();
-        let Some(plan) = plan(&self.sections().await?, &self.config) else {
+        let sections = self.sections().await?;
+        let planned = {
+            let mut jobs = self.jobs.borrow_mut();
+            let there: HashSet<ObjectId> = sections
+                .iter()
+                .flat_map(|(_, sections)| sections.iter().map(|section| section.object))
+                .collect();
+            jobs.made_by.retain(|object, _| there.contains(object));
+            plan(&sections, &jobs.made_by, &self.config)
+        };
+        let Some(plan) = planned else {
             return Ok(None);
         };
         let opening = plan
@@ -106,7 +133,17 @@ impl<C: OnCores> Compactor<C> {
             .iter()
             .map(|layer| layer.object_bytes)
             .sum();
+        let mut jobs = self.jobs.borrow_mut();
+        jobs.count += 1;
+        let (job, made) = (jobs.count, std::mem::take(&mut jobs.unfinished));
+        jobs.made_by
+            .extend(made.into_iter().map(|(object, _)| (object, job)));
         Ok(Some(compacted))
+    }
+
+    /// Layers that were made by compactions which did not come to their end, and their bytes: nobody can commit them any more.
+    pub fn take_unfinished(&self) -> Vec<(ObjectId, u64)> {
+        std::mem::take(&mut self.jobs.borrow_mut().unfinished)
     }
 
     /// The sections of all partitions that have some.
@@ -138,6 +175,8 @@ impl<C: OnCores> Compactor<C> {
         let key_space = Arc::clone(&self.layers.store.key_space);
         let (deltas, bytes) = (self.config.image_deltas, self.config.image_bytes);
         let interleaved = Arc::clone(interleaved);
+        let images_max =
+            usize::try_from(2 * self.config.step_bytes).unwrap_or(usize::MAX) / PAGE_BYTES;
         let opened = cpu.run(move || {
             let mut window = open_all(&parts, &step, &*key_space)?;
             let images = Images {
@@ -145,6 +184,7 @@ impl<C: OnCores> Compactor<C> {
                 deltas,
                 bytes,
                 interleaved: &interleaved,
+                count_max: images_max,
             };
             let reviewed = review(&mut window, &kept, &images);
             Ok::<_, (Arc<OpenLayer>, LayerError)>((window, reviewed))
@@ -159,6 +199,10 @@ impl<C: OnCores> Compactor<C> {
             images += 1;
         }
         let made = self.layers.make(window, cpu).await?;
+        for layer in &made {
+            let made = (layer.open.object(), layer.object().len() as u64);
+            self.jobs.borrow_mut().unfinished.push(made);
+        }
         self.layers.fill_caches(&made).await?;
         let compaction = &mut compacted.compaction;
         compaction.images += images;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::ingest::error::IngestError;
 use crate::io::clock::Moment;
-use crate::manifest::{RemovedLayer, names};
+use crate::manifest::names;
 use crate::shard::SharedBranch;
 use crate::store::StoreClient;
 use crate::store::objects::Objects;
@@ -23,6 +23,7 @@ pub struct Garbage {
     pub(in crate::ingest) shared: Arc<SharedBranch>,
     pub(in crate::ingest) store: StoreClient,
     pub(in crate::ingest) delete_after: Duration,
+    pub(in crate::ingest) has_looked: bool,
     /// In the order in which they come due.
     pub(in crate::ingest) waiting: VecDeque<(Moment, ObjectId, u64)>,
 }
@@ -37,21 +38,22 @@ pub struct Deleted {
 }
 
 impl Garbage {
-    /// Takes layers that were removed by a commit, just now.
-    pub fn take(&mut self, removed: &[RemovedLayer], now: Moment) {
-        let due = now.after(self.delete_after);
-        let objects = removed
-            .iter()
-            .map(|layer| (due, layer.object, layer.object_bytes));
+    /// Takes layers, each with its bytes, that were removed by a commit, or that nobody can commit any more, since a moment.
+    pub fn take(&mut self, layers: &[(ObjectId, u64)], since: Moment) {
+        let due = since.after(self.delete_after);
+        let objects = layers.iter().map(|(object, bytes)| (due, *object, *bytes));
         self.waiting.extend(objects);
     }
 
-    /// Finds what earlier writers of the branch left: layers that the manifest does not name. One listing, and all nodes of the
-    /// manifest's snapshot.
+    /// Finds what earlier writers of the branch left: layers that the manifest does not name; how many. One listing, and all nodes
+    /// of the manifest's snapshot; nothing once it has succeeded, since what is left from then on is known.
     ///
     /// # Errors
     /// Of the store.
-    pub async fn find_orphans(&mut self, now: Moment) -> Result<u64, IngestError> {
+    pub async fn find_orphans_once(&mut self, now: Moment) -> Result<u64, IngestError> {
+        if self.has_looked {
+            return Ok(0);
+        }
         let (tenant, branch) = self.place;
         // Listed first: what is named later was not there, or is of this epoch.
         let listed = self
@@ -78,6 +80,7 @@ impl Garbage {
                 found += 1;
             }
         }
+        self.has_looked = true;
         Ok(found)
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::config::CompactionConfig;
+use crate::catalog::STRETCH_BYTES;
 use crate::manifest::LayerSection;
 use crate::types::{Lsn, ObjectId, Partition};
 
@@ -27,8 +28,10 @@ pub(super) struct PlannedLayer {
 /// Chooses, from the sections of all partitions; `None` if nothing is worth merging.
 ///
 /// The partition with the most runs to merge comes first, and those behind it as long as the job stays within its bounds.
+/// `made_by` tells which job made a layer: what one job made is not merged by itself again.
 pub(super) fn plan(
     sections: &[(Partition, Vec<LayerSection>)],
+    made_by: &HashMap<ObjectId, u64>,
     config: &CompactionConfig,
 ) -> Option<Plan> {
     let mut sections_of: HashMap<ObjectId, u64> = HashMap::new();
@@ -38,7 +41,13 @@ pub(super) fn plan(
     let share = |section: &LayerSection| section.object_bytes / sections_of[&section.object];
     let picks: Vec<Vec<ObjectId>> = sections
         .iter()
-        .map(|(_, sections)| pick(&runs(sections, share), config))
+        .map(|(_, sections)| {
+            let picked = pick(&runs(sections, share), config);
+            let mut jobs = picked.iter().map(|object| made_by.get(object));
+            let first = jobs.next().flatten();
+            let is_one_jobs = first.is_some() && jobs.all(|job| job == first);
+            if is_one_jobs { Vec::new() } else { picked }
+        })
         .collect();
     let (first, longest) = picks
         .iter()
@@ -110,6 +119,8 @@ fn of_layers(sections: &[(Partition, Vec<LayerSection>)], chosen: &BTreeSet<Obje
 #[derive(Debug, PartialEq, Eq)]
 struct Run {
     last_lsn: Lsn,
+    /// Which [`STRETCH_BYTES`] of LSNs it ends in: one layer can't have much more.
+    stretch: u64,
     bytes: u64,
     layers: Vec<ObjectId>,
 }
@@ -123,11 +134,13 @@ fn runs(sections: &[LayerSection], share: impl Fn(&LayerSection) -> u64) -> Vec<
         match runs.last_mut() {
             Some(run) if section.first_lsn <= run.last_lsn => {
                 run.last_lsn = run.last_lsn.max(section.last_lsn);
+                run.stretch = run.last_lsn.0 / STRETCH_BYTES;
                 run.bytes += share(section);
                 run.layers.push(section.object);
             }
             _ => runs.push(Run {
                 last_lsn: section.last_lsn,
+                stretch: section.last_lsn.0 / STRETCH_BYTES,
                 bytes: share(section),
                 layers: vec![section.object],
             }),
@@ -137,9 +150,19 @@ fn runs(sections: &[LayerSection], share: impl Fn(&LayerSection) -> u64) -> Vec<
     runs
 }
 
+/// The layers of the runs that are merged, within one stretch of LSNs: those of others would be in layers of their own again.
+fn pick(runs: &[Run], config: &CompactionConfig) -> Vec<ObjectId> {
+    let fits = |run: &Run| run.layers.len() <= config.job_layers_max;
+    let mergeable = |a: &Run, b: &Run| a.stretch == b.stretch && fits(a) && fits(b);
+    runs.chunk_by(mergeable)
+        .map(|stretch| pick_of_stretch(stretch, config))
+        .find(|picked| !picked.is_empty())
+        .unwrap_or_default()
+}
+
 /// The layers of the runs that are merged: from one on as many as are not larger than all before them together, if those
 /// are enough; the newest, if there are too many in all. Of many layers the first so many, but two runs at least.
-fn pick(runs: &[Run], config: &CompactionConfig) -> Vec<ObjectId> {
+fn pick_of_stretch(runs: &[Run], config: &CompactionConfig) -> Vec<ObjectId> {
     let layers = |runs: &[Run]| {
         let mut layers: Vec<ObjectId> = Vec::new();
         for (nth, run) in runs.iter().enumerate() {
@@ -211,7 +234,7 @@ mod tests {
                 None => by_partition.push((section.partition, vec![*section])),
             }
         }
-        let plan = plan(&by_partition, config)?;
+        let plan = plan(&by_partition, &HashMap::new(), config)?;
         let sequences = plan
             .layers
             .iter()
@@ -317,6 +340,24 @@ mod tests {
     }
 
     #[test]
+    fn what_can_not_become_fewer_is_left_alone() {
+        let config = config();
+        // A layer per stretch of LSNs, whatever was merged.
+        let stretch = |n: u64| (n * STRETCH_BYTES + 1, n * STRETCH_BYTES + 9);
+        let apart: Vec<LayerSection> = (0..20).map(|n| section(0, n, stretch(n), 100)).collect();
+        assert_eq!(merged(&apart, &config), None);
+        // What one merge gave, in parts that follow each other in time.
+        let parts: Vec<LayerSection> = (0..6)
+            .map(|n| section(0, n, (n * 10 + 1, n * 10 + 9), 100))
+            .collect();
+        let made_by: HashMap<ObjectId, u64> = (0..6).map(|n| (object(n), 1)).collect();
+        let by_partition = vec![(parts[0].partition, parts)];
+        assert!(plan(&by_partition, &made_by, &config).is_none());
+        let others = HashMap::from([(object(3), 2)]);
+        assert!(plan(&by_partition, &others, &config).is_some());
+    }
+
+    #[test]
     fn partitions_with_another_layer_in_between_are_known() {
         let mut by_partition = Vec::new();
         for partition in 0..2u16 {
@@ -329,7 +370,8 @@ mod tests {
             }
             by_partition.push((sections[0].partition, sections));
         }
-        let plan = plan(&by_partition, &config()).expect("the first partition wants it");
+        let plan = plan(&by_partition, &HashMap::new(), &config());
+        let plan = plan.expect("the first partition wants it");
         assert_eq!(plan.layers.len(), 3);
         assert_eq!(plan.layers[0].partitions.len(), 2);
         let second = Partition::new(1).expect("a partition");

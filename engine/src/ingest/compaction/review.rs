@@ -29,6 +29,8 @@ pub(super) struct Images<'r> {
     pub(super) bytes: usize,
     /// Partitions where what is merged is not all there is.
     pub(super) interleaved: &'r HashSet<Partition>,
+    /// So many are made at once; the others wait for the next merge.
+    pub(super) count_max: usize,
 }
 
 /// A version that wants an image which can't be made of what is merged.
@@ -70,7 +72,8 @@ pub(super) fn review(window: &mut Window, kept: &KeptHistory, images: &Images<'_
             .map(|place| window.value(place).len())
             .fold((0, 0), |(count, bytes), len| (count + 1, bytes + len));
         let is_long = count >= images.deltas || bytes >= images.bytes;
-        if !is_long || window.kind(newest) == ValueKind::Image {
+        let has_room = made.len() + reviewed.wanted.len() < images.count_max;
+        if !is_long || !has_room || window.kind(newest) == ValueKind::Image {
             continue;
         }
         let (partition, key, lsn) = window.version(newest);
@@ -187,6 +190,7 @@ mod tests {
             deltas: 3,
             bytes: 100,
             interleaved: &interleaved.iter().copied().collect(),
+            count_max: 100,
         };
         review(window, kept, &images)
     }
@@ -228,7 +232,8 @@ mod tests {
             let kept = KeptHistory::new(Lsn(from), at.iter().map(|at| Lsn(*at)));
             let reviewed = reviewed(&mut window, &kept, &[]);
             assert_eq!(lsns(&mut window), wanted, "from {from}, at {at:?}");
-            assert_eq!(reviewed.dropped as usize, versions.len() - wanted.len());
+            let dropped = versions.len() - wanted.len();
+            assert_eq!(usize::try_from(reviewed.dropped), Ok(dropped));
         }
     }
 
