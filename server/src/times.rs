@@ -62,13 +62,14 @@ impl FromStr for Time {
     fn from_str(text: &str) -> Result<Time, TimeParseError> {
         let refuse = || TimeParseError(text.to_owned());
         let parsed = DateTime::parse_from_rfc3339(text).map_err(|_| refuse())?;
-        let time = parsed.with_timezone(&Utc);
+        let micros = parsed.timestamp_micros();
         // What can be written in that form, too.
-        if !(0..=9999).contains(&time.year()) {
+        let year = DateTime::<Utc>::from_timestamp_micros(micros).map(|time| time.year());
+        if !year.is_some_and(|year| (0..=9999).contains(&year)) {
             return Err(refuse());
         }
         Ok(Time {
-            micros: time.timestamp_micros() - EPOCH_MICROS,
+            micros: micros - EPOCH_MICROS,
         })
     }
 }
@@ -229,6 +230,7 @@ mod tests {
             "2026-13-01T00:00:00Z",
             "9999-12-31T23:30:00-01:00",
             "0000-01-01T00:30:00+01:00",
+            "9999-12-31T23:59:60Z",
         ] {
             assert!(text.parse::<Time>().is_err(), "{text}");
         }
