@@ -75,7 +75,7 @@ pub struct PointParseError(String);
 pub enum AddressError {
     /// No slash, or too many.
     #[error(
-        "{0:?} is not an address: write tenant/branch or tenant/branch@LSN, like acme/main@0/16B3748"
+        "{0:?} is not an address: write tenant/branch, or tenant/branch@LSN like acme/main@0/16B3748, or a time behind the @"
     )]
     Shape(String),
     /// Nothing that is known behind the `@`.

@@ -152,8 +152,9 @@ impl<S: Read + Write> Connection<S> {
         let mut body = (3_u32 << 16).to_be_bytes().to_vec();
         body.extend(b"client_encoding\0UTF8\0user\0me\0\0");
         let length = u32::try_from(body.len() + 4).expect("short");
-        connection.stream.write_all(&length.to_be_bytes())?;
-        connection.stream.write_all(&body)?;
+        // At once: who is refused as it connects finds the connection closed at a second write, and does not hear why.
+        let startup = [&length.to_be_bytes()[..], &body].concat();
+        connection.stream.write_all(&startup)?;
         loop {
             let (tag, body) = connection.message()?;
             match (tag, body.as_slice()) {

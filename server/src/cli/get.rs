@@ -24,7 +24,7 @@ tablespace, 1664 the shared one (with database 0). pg_relation_filepath() shows 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct GetArguments {
-    /// Where: tenant/branch, and behind an @ an LSN, a time, or how long ago.
+    /// Where: tenant/branch, tenant/branch@LSN, tenant/branch@TIME, or tenant/branch@-10m for ten minutes ago.
     address: PointAddress,
     /// Which relation.
     #[arg(long, value_name = "SPC/DB/REL", value_parser = parse_relation)]

@@ -23,7 +23,7 @@ server has in memory only (at most follow.flush_after) is not seen.";
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct TimeArguments {
-    /// Where: tenant/branch, and behind an @ an LSN, a time, or how long ago.
+    /// Where: tenant/branch, tenant/branch@LSN, tenant/branch@TIME, or tenant/branch@-10m for ten minutes ago.
     address: PointAddress,
     /// As JSON.
     #[arg(long)]

@@ -56,7 +56,8 @@ enum BranchCommand {
     Create {
         /// The new branch: tenant/branch.
         branch: BranchAddress,
-        /// The branch that it continues, and from when on: tenant/branch, and behind an @ an LSN, a time, or how long ago.
+        /// The branch that it continues, and from when on: tenant/branch, tenant/branch@LSN, tenant/branch@TIME, or
+        /// tenant/branch@-10m for ten minutes ago.
         #[arg(long, value_name = "ADDRESS")]
         from: PointAddress,
         /// As JSON.
@@ -113,7 +114,7 @@ enum BranchCommand {
     /// Brings an earlier state of a branch back under its name.
     #[command(after_help = RESTORE_HELP)]
     Restore {
-        /// Which, and as it was when: tenant/branch@ and an LSN, a time, or how long ago.
+        /// Which, and as it was when: tenant/branch@LSN, tenant/branch@TIME, or tenant/branch@-10m for ten minutes ago.
         point: PointAddress,
         /// What the branch as it is now is to be called [default: NAME-before-LSN].
         #[arg(long, value_name = "NAME")]
