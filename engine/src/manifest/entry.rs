@@ -105,7 +105,10 @@ impl KeptHistory {
         let count = from.count(size_of::<Lsn>())?;
         let at: Vec<Lsn> = (0..count).map(|_| from.lsn()).collect::<Result<_, _>>()?;
         let ascending = at.windows(2).all(|pair| pair[0] < pair[1]);
-        let sound = ascending && at.len() <= KEPT_LSNS_MAX && at.iter().all(|at| *at < lsn);
+        let sound = lsn.is_valid()
+            && ascending
+            && at.len() <= KEPT_LSNS_MAX
+            && at.iter().all(|at| *at < lsn);
         sound
             .then_some(KeptHistory { from: lsn, at })
             .ok_or(RecordProblem::Damaged("kept history"))
