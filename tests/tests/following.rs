@@ -280,7 +280,7 @@ fn history_beyond_the_window_is_given_up_and_a_branch_keeps_what_it_sees() {
         last_lsn: left_at.0,
     };
     judge_server(&server, &old, Some(left_at), &theirs, &standby.pages());
-    // By a server that knows nothing but the store.
+    // Again by a server that starts anew, with nothing in memory.
     server.kill();
     let server = site.serve();
     judge_server(&server, &old, Some(left_at), &theirs, &standby.pages());

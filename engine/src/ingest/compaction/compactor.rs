@@ -86,8 +86,8 @@ impl Compacted {
 impl<C: OnCores> Compactor<C> {
     /// Merges what is worth it as the manifest is now; `None` if nothing is. Versions that the branch's kept history does not
     /// need are left out. Only one at a time: the manifest may get more layers meanwhile, but must lose none. Reads layers behind
-    /// all else, works on `cpu`, and has [`CompactionConfig::step_bytes`] of them at once in memory, opened, and as much again
-    /// twice in images.
+    /// all else and works on `cpu`. Has [`CompactionConfig::step_bytes`] of them in memory at once, opened, and up to twice that in
+    /// images.
     ///
     /// # Errors
     /// Of store and keys; `Open` with the object's name where a layer does not open. The branch stays as it is.

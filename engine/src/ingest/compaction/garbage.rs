@@ -84,14 +84,6 @@ impl Garbage {
         Ok(found)
     }
 
-    /// Objects that wait, and their bytes.
-    pub fn waiting(&self) -> Deleted {
-        Deleted {
-            objects: self.waiting.len() as u64,
-            bytes: self.waiting.iter().map(|(_, _, bytes)| bytes).sum(),
-        }
-    }
-
     /// Deletes what is due, at most a few objects at a time.
     ///
     /// # Errors

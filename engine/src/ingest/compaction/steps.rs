@@ -98,3 +98,110 @@ pub(super) fn steps(layers: &[Arc<OpenLayer>], step_bytes: u64) -> Vec<Step> {
     }
     steps
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::page_seal::{Dek, DekId};
+    use crate::layer::{LayerConfig, LayerParams, LayerWriter, Value};
+    use crate::shard::LayerKey;
+    use crate::types::{BranchId, Id, KeySpace, Lsn, ObjectId, TenantId};
+
+    /// Partition and stripe by the first byte.
+    struct FirstByte;
+
+    impl KeySpace for FirstByte {
+        fn partition(&self, key: &Key) -> Partition {
+            Partition::new(u16::from(key.0[0])).expect("below 1,024")
+        }
+
+        fn stripe(&self, key: &Key) -> u64 {
+            u64::from(key.0[0])
+        }
+    }
+
+    fn layer(sequence: u64, versions: &[(Key, Lsn)]) -> Arc<OpenLayer> {
+        let (dek, dek_id) = (Dek::draw(), DekId { table: 0, slot: 0 });
+        let mut writer = LayerWriter::new(LayerParams {
+            tenant: TenantId(Id([1; 16])),
+            object: ObjectId {
+                branch: BranchId(Id([2; 16])),
+                epoch: 1,
+                sequence,
+            },
+            dek: &dek,
+            dek_id,
+            key_space: Arc::new(FirstByte),
+            config: LayerConfig {
+                compress: false,
+                ..LayerConfig::tiny()
+            },
+        });
+        for (key, lsn) in versions {
+            writer
+                .push(key, *lsn, Value::Image(&[7; 3000]))
+                .expect("there is room");
+        }
+        let sealed = writer.finish();
+        let summary = &sealed.summary;
+        let open_key = LayerKey::new(dek_id, &dek);
+        let narrow = |at: u64| usize::try_from(at).expect("small");
+        let index = &sealed.bytes[narrow(summary.index.start)..narrow(summary.index.end)];
+        let index = LayerIndex::open(
+            open_key.opener(),
+            &summary.layer,
+            index,
+            summary.index.start,
+        );
+        let index = index.expect("opens");
+        Arc::new(OpenLayer::new(
+            summary.layer,
+            "layer".into(),
+            index,
+            open_key,
+        ))
+    }
+
+    #[test]
+    fn every_extent_is_in_the_steps_of_its_keys() {
+        let key = |partition: u8, low: u8| {
+            let mut key = Key::MIN;
+            (key.0[0], key.0[23]) = (partition, low);
+            key
+        };
+        // A key in the middle has so many versions that they fill several extents.
+        let versions = |odd: u64| -> Vec<(Key, Lsn)> {
+            let of_key = |partition, low| {
+                let count = if low == 3 { 14 } else { 2 };
+                (1..=count).map(move |n| (key(partition, low), Lsn(1000 + n * 16 + odd * 8)))
+            };
+            (0..3)
+                .flat_map(|partition| (0..6).flat_map(move |low| of_key(partition, low)))
+                .collect()
+        };
+        let layers = [layer(0, &versions(0)), layer(1, &versions(1))];
+        for step_bytes in [1, 20_000, 60_000, 1 << 30] {
+            let steps = steps(&layers, step_bytes);
+            assert_eq!(steps.len() == 1, step_bytes == 1 << 30, "{}", steps.len());
+            for (number, layer) in (0..).zip(&layers) {
+                for (key, _) in versions(number) {
+                    let partition = FirstByte.partition(&key);
+                    let of_key = steps.iter().filter(|step| step.contains(partition, &key));
+                    let of_key: Vec<&Step> = of_key.collect();
+                    assert_eq!(
+                        of_key.len(),
+                        1,
+                        "{key:?}: steps share no key, and leave none out"
+                    );
+                    let extents = of_key[0].extents(layer.index());
+                    for lsn in [Lsn(1000), Lsn(1100), Lsn::MAX] {
+                        let holds = layer.index().candidates(partition, &key, lsn);
+                        let missed: Vec<u32> =
+                            holds.filter(|extent| !extents.contains(extent)).collect();
+                        assert!(missed.is_empty(), "{key:?}: {missed:?} not in {extents:?}");
+                    }
+                }
+            }
+        }
+    }
+}
