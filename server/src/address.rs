@@ -38,6 +38,17 @@ pub enum Point {
     Ago(Span),
 }
 
+impl Point {
+    /// The LSN, or else the time: so long ago counts from now on.
+    pub fn lsn_or_time(self) -> Result<Lsn, Time> {
+        match self {
+            Point::Lsn(lsn) => Ok(lsn),
+            Point::Time(time) => Err(time),
+            Point::Ago(ago) => Err(Time::ago(ago)),
+        }
+    }
+}
+
 impl FromStr for Point {
     type Err = PointParseError;
 

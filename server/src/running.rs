@@ -16,7 +16,7 @@ use crate::catalog::ServerCatalog;
 use crate::follow::followers::Followers;
 use crate::pagestream::listener::PageService;
 use crate::relations::{self, ForkSize};
-use crate::times::{self, Time, TimeError};
+use crate::times::{self, TimeError};
 
 /// The parts of a running server.
 pub struct RunningServer {
@@ -80,10 +80,9 @@ impl RunningServer {
         branch: BranchId,
         point: Point,
     ) -> Option<Result<Lsn, TimeError>> {
-        let time = match point {
-            Point::Lsn(lsn) => return Some(Ok(lsn)),
-            Point::Time(time) => time,
-            Point::Ago(ago) => Time::ago(ago),
+        let time = match point.lsn_or_time() {
+            Ok(lsn) => return Some(Ok(lsn)),
+            Err(time) => time,
         };
         on_core(&self.engine, 0, async move |core: Core| {
             let branch = core.open_branch(tenant, branch).await?;

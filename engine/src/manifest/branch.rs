@@ -13,7 +13,7 @@ use super::snapshot::BranchFacts;
 use super::state::{FetchedLog, ManifestState};
 use crate::crypto::page_seal::{Dek, DekId, Opener};
 use crate::store::objects::Objects;
-use crate::types::{BranchId, Lsn, ObjectId, Partition, TenantId};
+use crate::types::{BranchId, Lsn, ObjectId, PARTITIONS, Partition, TenantId};
 
 /// A branch as of the manifest entry that was the last when it was opened. Holds the root of the last snapshot
 /// (at most 64 KiB), what changed since, and at most [`NODES_MAX`] nodes.
@@ -144,6 +144,25 @@ impl Branch {
         let start = sections.partition_point(|section| section.partition < partition);
         let end = sections.partition_point(|section| section.partition <= partition);
         Ok(self.state.sections_now(partition, &sections[start..end]))
+    }
+
+    /// The same of all partitions that have some, in their order. Costs the nodes of the branch's snapshot that are not in
+    /// memory, one after the other.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub async fn all_sections<O: Objects>(
+        &self,
+        objects: &O,
+    ) -> Result<Vec<(Partition, Vec<LayerSection>)>, ManifestError> {
+        let mut all = Vec::new();
+        for partition in (0..PARTITIONS).filter_map(Partition::new) {
+            let sections = self.sections_of(objects, partition).await?;
+            if !sections.is_empty() {
+                all.push((partition, sections));
+            }
+        }
+        Ok(all)
     }
 
     /// The key of an object, from the tables of the branch that wrote it. One round trip if its table is not in

@@ -396,9 +396,12 @@ impl<P: Platform> ShardState<P> {
             request.at,
             &mut request.page[..],
         );
-        // What the branch does not show any more is refused where it is read.
-        let horizon = hit.map(|_| self.branch(request.branch).readable_from());
-        match hit.filter(|_| horizon.is_none_or(|horizon| request.at >= horizon)) {
+        // What the branch does not show, or not any more, is refused where it is read.
+        let shown = |_: &usize| {
+            request.at >= self.branch(request.branch).readable_from()
+                || planted(PlantedBug::RamBelowHorizon)
+        };
+        match hit.filter(shown) {
             Some(len) => {
                 self.counters.reads_ram.add(1);
                 self.record(Tier::Ram, &request);
@@ -438,20 +441,11 @@ impl<P: Platform> ShardState<P> {
         let ReadRequest {
             branch, key, at, ..
         } = *request;
-        // The page is right from its version on; the branch can be read from its horizon on.
-        let readable_from = self.branch(branch).readable_from();
-        if readable_from > at {
-            // It was raised a moment ago.
-            return;
-        }
+        // Right from its version on, below the branch's horizon too: `accept` does not ask for it there.
         let version = PageVersion {
             branch,
             key,
-            first: if planted(PlantedBug::RamBelowHorizon) {
-                found.version
-            } else {
-                found.version.max(readable_from)
-            },
+            first: found.version,
             last: if planted(PlantedBug::RamAboveRead) {
                 Lsn::MAX
             } else {

@@ -33,8 +33,7 @@ pub(super) async fn reload(State(state): State<Arc<AdminState>>) -> Result<Json<
 /// What is counted of each.
 pub(super) fn put_followers(page: &mut Exposition, state: &AdminState) {
     let followers = state.server.followers.snapshots();
-    type Of = fn(&FollowSnapshot) -> f64;
-    let families: [(&str, &str, Of); 10] = [
+    let gauges: [Figure; 10] = [
         ("streaming", "Whether WAL is received.", |s| {
             f64::from(u8::from(s.phase == Phase::Streaming))
         }),
@@ -81,14 +80,7 @@ pub(super) fn put_followers(page: &mut Exposition, state: &AdminState) {
             },
         ),
     ];
-    for (name, help, of) in families {
-        let name = format!("pageserver_follow_{name}");
-        page.family(&name, "gauge", help);
-        for (attachment, snapshot) in &followers {
-            page.sample(&name, &[("branch", &attachment.name)], of(snapshot));
-        }
-    }
-    let counters: [(&str, &str, Of); 9] = [
+    let counters: [Figure; 9] = [
         ("received_bytes", "WAL received.", |s| {
             as_f64(s.progress.received_bytes)
         }),
@@ -119,14 +111,19 @@ pub(super) fn put_followers(page: &mut Exposition, state: &AdminState) {
             as_f64(s.connections)
         }),
     ];
-    for (name, help, of) in counters {
-        let name = format!("pageserver_follow_{name}_total");
-        page.family(&name, "counter", help);
-        for (attachment, snapshot) in &followers {
-            page.sample(&name, &[("branch", &attachment.name)], of(snapshot));
+    for (kind, suffix, figures) in [("gauge", "", &gauges[..]), ("counter", "_total", &counters)] {
+        for (name, help, of) in figures {
+            let name = format!("pageserver_follow_{name}{suffix}");
+            page.family(&name, kind, help);
+            for (attachment, snapshot) in &followers {
+                page.sample(&name, &[("branch", &attachment.name)], of(snapshot));
+            }
         }
     }
 }
+
+/// Name, help, and where it is taken from.
+type Figure = (&'static str, &'static str, fn(&FollowSnapshot) -> f64);
 
 #[expect(
     clippy::cast_precision_loss,

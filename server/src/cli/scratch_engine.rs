@@ -15,7 +15,7 @@ use crate::exit::{Exit, Failure, OrExit};
 use crate::import_job::runtime;
 use crate::node::engine_config;
 use crate::running::on_core;
-use crate::times::{self, Time, TimeError};
+use crate::times::{self, TimeError};
 
 /// Opens a branch, and answers what `work` finds in it.
 pub(super) fn ask<T, E>(
@@ -57,10 +57,9 @@ pub(super) fn lsn_of(
     address: &BranchAddress,
     point: Point,
 ) -> Result<Lsn, Failure> {
-    let time = match point {
-        Point::Lsn(lsn) => return Ok(lsn),
-        Point::Time(time) => time,
-        Point::Ago(ago) => Time::ago(ago),
+    let time = match point.lsn_or_time() {
+        Ok(lsn) => return Ok(lsn),
+        Err(time) => time,
     };
     ask(
         context,

@@ -40,18 +40,21 @@ impl WriterSide {
         matches!(self, WriterSide::Idle(_))
     }
 
-    /// Begins a piece of work, if nothing else is under way.
+    /// Begins a piece of work.
+    ///
+    /// # Panics
+    /// If it is busy.
     pub(super) fn begin<W>(&mut self, work: W)
     where
         W: AsyncFnOnce(&mut Flusher<Arc<Engine>>) -> Result<Written, IngestError> + 'static,
     {
-        *self = match std::mem::replace(self, WriterSide::Moving) {
-            WriterSide::Idle(mut flusher) => WriterSide::Busy(spawn_local(async move {
-                let written = work(&mut flusher).await;
-                (*flusher, written)
-            })),
-            busy => busy,
+        let WriterSide::Idle(mut flusher) = std::mem::replace(self, WriterSide::Moving) else {
+            panic!("work is begun by who saw the writer idle");
         };
+        *self = WriterSide::Busy(spawn_local(async move {
+            let written = work(&mut flusher).await;
+            (*flusher, written)
+        }));
     }
 
     /// Gives up the work under way, and waits until nothing of it can happen any more: before the branch is opened anew.

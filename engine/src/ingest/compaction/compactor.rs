@@ -22,9 +22,7 @@ use crate::manifest::{KeptHistory, LayerSection, RemovedLayer};
 use crate::redo::Redo;
 use crate::shard::{OpenLayer, Shard, SharedBranch, SharedBranches};
 use crate::store::{FETCH_BYTES_MAX, StoreClient};
-use crate::types::{
-    BranchId, Key, KeySpace, Lsn, ObjectId, PAGE_BYTES, PARTITIONS, Partition, TenantId,
-};
+use crate::types::{BranchId, Key, KeySpace, Lsn, ObjectId, PAGE_BYTES, Partition, TenantId};
 
 /// Merges layers of one branch; what comes of it is for [`Flusher::commit_compaction`](super::super::Flusher::commit_compaction).
 pub struct Compactor<C> {
@@ -97,7 +95,7 @@ impl<C: OnCores> Compactor<C> {
     pub async fn compact<Cp: Cpu>(&self, cpu: &Cp) -> Result<Option<Compacted>, IngestError> {
         // Never less than what it is when this is committed.
         let kept = self.shared.manifest().facts().kept.clone();
-        let sections = self.sections().await?;
+        let sections = self.shared.manifest().all_sections(&self.store).await?;
         let planned = {
             let mut jobs = self.jobs.borrow_mut();
             let there: HashSet<ObjectId> = sections
@@ -146,19 +144,6 @@ impl<C: OnCores> Compactor<C> {
         std::mem::take(&mut self.jobs.borrow_mut().unfinished)
     }
 
-    /// The sections of all partitions that have some.
-    async fn sections(&self) -> Result<Vec<(Partition, Vec<LayerSection>)>, IngestError> {
-        let manifest = self.shared.manifest();
-        let mut all = Vec::new();
-        for partition in (0..PARTITIONS).filter_map(Partition::new) {
-            let sections = manifest.sections_of(&self.store, partition).await?;
-            if !sections.is_empty() {
-                all.push((partition, sections));
-            }
-        }
-        Ok(all)
-    }
-
     /// Merges one stretch of keys into layers of its own.
     async fn merge<Cp: Cpu>(
         &self,
@@ -176,7 +161,7 @@ impl<C: OnCores> Compactor<C> {
         let (deltas, bytes) = (self.config.image_deltas, self.config.image_bytes);
         let interleaved = Arc::clone(interleaved);
         let images_max =
-            usize::try_from(2 * self.config.step_bytes).unwrap_or(usize::MAX) / PAGE_BYTES;
+            (usize::try_from(2 * self.config.step_bytes).unwrap_or(usize::MAX) / PAGE_BYTES).max(1);
         let opened = cpu.run(move || {
             let mut window = open_all(&parts, &step, &*key_space)?;
             let images = Images {

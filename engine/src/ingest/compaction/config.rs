@@ -13,7 +13,7 @@ pub struct CompactionConfig {
     pub job_bytes_max: u64,
     /// Layers merged by one commit, so that its edit stays small. Range 2..=1024. Default 256.
     pub job_layers_max: usize,
-    /// Bytes of layers merged at once. Opened they take several times that in memory. Range 64 KiB..=256 MiB. Default 16 MiB.
+    /// Bytes of layers merged at once. Opened they take several times that in memory. Range 4 KiB..=256 MiB. Default 16 MiB.
     pub step_bytes: u64,
     /// Deltas since its last image with which a value gets one when it is merged. At least 1. Default 4.
     pub image_deltas: usize,
@@ -47,7 +47,7 @@ impl CompactionConfig {
             runs_max: 3,
             job_bytes_max: 1 << 20,
             job_layers_max: 8,
-            step_bytes: 64 << 10,
+            step_bytes: 4 << 10,
             image_deltas: 2,
             image_bytes: 64,
             delete_after: Duration::from_secs(1),

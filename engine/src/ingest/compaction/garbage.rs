@@ -14,7 +14,7 @@ use crate::manifest::names;
 use crate::shard::SharedBranch;
 use crate::store::StoreClient;
 use crate::store::objects::Objects;
-use crate::types::{BranchId, ObjectId, PARTITIONS, Partition, TenantId};
+use crate::types::{BranchId, ObjectId, TenantId};
 
 /// The garbage of one branch, as its writer knows it.
 pub struct Garbage {
@@ -61,11 +61,9 @@ impl Garbage {
             .list(&names::layers(tenant, branch), None)
             .await?;
         let manifest = self.shared.manifest();
-        let mut named: HashSet<ObjectId> = HashSet::new();
-        for partition in (0..PARTITIONS).filter_map(Partition::new) {
-            let sections = manifest.sections_of(&self.store, partition).await?;
-            named.extend(sections.iter().map(|section| section.object));
-        }
+        let sections = manifest.all_sections(&self.store).await?;
+        let sections = sections.iter().flat_map(|(_, sections)| sections);
+        let named: HashSet<ObjectId> = sections.map(|section| section.object).collect();
         let waiting: HashSet<ObjectId> =
             self.waiting.iter().map(|(_, object, _)| *object).collect();
         let due = now.after(self.delete_after);

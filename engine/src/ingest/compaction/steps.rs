@@ -172,7 +172,8 @@ mod tests {
         // A key in the middle has so many versions that they fill several extents.
         let versions = |odd: u64| -> Vec<(Key, Lsn)> {
             let of_key = |partition, low| {
-                let count = if low == 3 { 14 } else { 2 };
+                // Extents begin at different keys in the two layers.
+                let count = if low == 3 { 14 } else { 2 + odd };
                 (1..=count).map(move |n| (key(partition, low), Lsn(1000 + n * 16 + odd * 8)))
             };
             (0..3)
