@@ -7,6 +7,7 @@ use crate::clock;
 use crate::counters::Counters;
 use crate::device::{self, DeviceLoad};
 use crate::error::{Doing, Result};
+use crate::follow;
 use crate::goals;
 use crate::import;
 use crate::options::{
@@ -45,6 +46,15 @@ pub(crate) fn run(options: Options) -> Result<()> {
                 &options.run,
                 &imports.series,
                 imports.notes,
+                GoalsShown::Measured,
+            )
+        }
+        Command::Follow(options) => {
+            let followed = follow::run(&options, clock::now_ns())?;
+            finish(
+                &options.run,
+                &followed.series,
+                followed.notes,
                 GoalsShown::Measured,
             )
         }

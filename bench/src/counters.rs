@@ -81,6 +81,16 @@ pub(crate) fn process_cpu(pid: u32) -> io::Result<Duration> {
         .ok_or_else(|| io::Error::other("/proc/PID/stat has an unknown form"))
 }
 
+/// The most memory that a process had resident so far.
+pub(crate) fn peak_memory_mib(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib >> 10)
+}
+
 /// Fields 14 and 15 of `/proc/PID/stat`, in ticks of 1/100 s. The name in field 2 may hold blanks and brackets.
 fn parse_stat(text: &str) -> Option<Duration> {
     let fields: Vec<&str> = text

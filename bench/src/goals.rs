@@ -33,6 +33,11 @@ pub(crate) const SPARSE_RESTART: &str = "1 TiB, sparse";
 /// A running cluster that pgbench filled; the shape is its scale.
 pub(crate) const IMPORT_GROUP: &str = "import of a running cluster, in pages";
 
+/// WAL that a primary wrote while nobody followed; the shape is the work that wrote it.
+pub(crate) const CATCH_UP_GROUP: &str = "catching up with a primary, in KiB of WAL";
+/// pgbench on a primary whose commits wait for a standby.
+pub(crate) const SYNCHRONOUS_GROUP: &str = "transactions of pgbench with a synchronous standby";
+
 /// Branches made in a local directory; the shape is the parent's size.
 pub(crate) const BRANCH_GROUP: &str = "making a branch, local store";
 /// The same in a store that takes its time.
@@ -47,6 +52,14 @@ pub(crate) const ENGINE: &str = "engine";
 pub(crate) const PAGESTREAM: &str = "pagestream";
 /// The store's own GET of an extent.
 pub(crate) const STORE_GET: &str = "store GET";
+
+/// Stores WAL, and nothing else.
+pub(crate) const PG_RECEIVEWAL: &str = "pg_receivewal";
+pub(crate) const STOCK_STANDBY: &str = "stock standby";
+pub(crate) const PAGESERVER: &str = "pageserver";
+/// Shapes of catching up.
+pub(crate) const COPY: &str = "copy";
+pub(crate) const PGBENCH: &str = "pgbench";
 
 pub(crate) const IMPORT: &str = "import";
 /// A bare put of an object of the size of a branch's record.
@@ -177,6 +190,20 @@ pub(crate) fn goals(report: &Report) -> Vec<Goal> {
         "import: share of pg_basebackup's rate".to_owned(),
         0.7,
         &(IMPORT_GROUP, IMPORT, scale),
+        ratio,
+    );
+    for (work, megabytes) in [(COPY, 150.0), (PGBENCH, 80.0)] {
+        goals.at_least(
+            format!("catching up, {work}: MB/s of WAL per core used"),
+            megabytes,
+            &(CATCH_UP_GROUP, PAGESERVER, work.to_owned()),
+            |row| Some(1024.0 / row.cpu_us_per_op?.median),
+        );
+    }
+    goals.at_least(
+        "commits that wait: share of the rate with a stock standby".to_owned(),
+        0.9,
+        &(SYNCHRONOUS_GROUP, PAGESERVER, "8 clients".to_owned()),
         ratio,
     );
     for (group, name) in [

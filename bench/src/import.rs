@@ -2,19 +2,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use postgres::local_cluster::{Binaries, ClusterOptions, LocalCluster, LocalClusterError};
 
 use crate::clock::now_ns;
 use crate::commands::subject;
-use crate::counters::{Used, process_cpu};
+use crate::counters::{Used, peak_memory_mib, process_cpu};
 use crate::error::{BenchError, Doing, Result};
 use crate::goals::{IMPORT, IMPORT_GROUP, PG_BASEBACKUP};
 use crate::latency::Latencies;
 use crate::pagestream::codec::PAGE_BYTES;
 use crate::rounds::{Contestant, Measured, Series, interleave};
+use crate::server_child::program;
 
 /// What was measured.
 pub(crate) struct Imports {
@@ -92,11 +93,10 @@ impl Bench {
         let binaries = Binaries::find(None, None).map_err(unfit)?;
         let mut cluster = LocalCluster::create(binaries, &home, &options).map_err(unfit)?;
         cluster.start().map_err(unfit)?;
-        let program = std::env::current_exe().doing(|| "find this program")?;
         let bench = Bench {
             cluster,
             folder: folder.to_owned(),
-            program: program.with_file_name("pageserver"),
+            program: program()?,
         };
         bench.fill(scale)?;
         Ok(bench)
@@ -168,7 +168,7 @@ fn timed(command: &mut Command, pages: u64) -> Result<(Measured, u64)> {
         }
         // Counters of a process that has just ended are gone: those of a look ago stand.
         cpu = process_cpu(child.id()).ok().or(cpu);
-        peak_mib = peak_memory_mib(&child).unwrap_or(peak_mib);
+        peak_mib = peak_memory_mib(child.id()).unwrap_or(peak_mib);
         std::thread::sleep(LOOK);
     };
     if !status.success() {
@@ -190,15 +190,6 @@ fn timed(command: &mut Command, pages: u64) -> Result<(Measured, u64)> {
         errors: 0,
     };
     Ok((measured, peak_mib))
-}
-
-fn peak_memory_mib(child: &Child) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kib >> 10)
 }
 
 fn unfit(error: LocalClusterError) -> BenchError {

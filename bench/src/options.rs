@@ -39,6 +39,9 @@ pub(crate) enum Command {
     Restart(SuiteOptions),
     /// Imports of a running cluster, with pg_basebackup beside it, and how much memory they take.
     Import(ImportOptions),
+    /// Following a primary: how fast its WAL is taken in, with pg_receivewal beside it, and what commits cost that wait for it,
+    /// with a stock standby beside it.
+    Follow(FollowOptions),
     /// Making branches, with a bare put into the same store beside it.
     Branch(BranchOptions),
     /// Everything, and the goals.
@@ -153,6 +156,21 @@ pub(crate) struct ImportOptions {
     /// Scale of pgbench's tables, 15 MiB each; for the look at memory they are made twice as large.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) scale: u32,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FollowOptions {
+    /// Directory on the disk that is written to; what is made there is removed again.
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// Scale of pgbench's tables, 15 MiB each.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) scale: u32,
+    /// MiB of WAL to catch up with in each round.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=100_000))]
+    pub(crate) wal_mib: u32,
     #[command(flatten)]
     pub(crate) run: RunOptions,
 }

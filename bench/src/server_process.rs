@@ -1,13 +1,10 @@
-//! The server as a child process: started, asked whether it serves, measured, stopped.
+//! A server on a data set: started, asked whether it serves, measured, stopped.
 
 use std::fs;
-use std::io::{BufRead, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::clock::now_ns;
 use crate::dataset::{Dataset, Place};
@@ -15,6 +12,7 @@ use crate::error::{BenchError, Doing, Result};
 use crate::pages::Check;
 use crate::pagestream::codec::{self, Answer, RelationPage};
 use crate::pagestream::session::{self, Session};
+use crate::server_child::ServerChild;
 
 /// Longest time from start to the first page.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -41,7 +39,7 @@ pub(crate) struct ServerConfig {
 
 /// A running server; told to stop, then killed, when dropped.
 pub(crate) struct ServerProcess {
-    child: Child,
+    child: ServerChild,
     /// One per core.
     pub(crate) addresses: Vec<SocketAddr>,
     /// From the start of the process to the first page read.
@@ -54,27 +52,12 @@ impl ServerProcess {
     /// # Errors
     /// No such program, it ends, or it serves no right page within a minute.
     pub(crate) fn start(place: &Place, dataset: Dataset, config: ServerConfig) -> Result<Self> {
-        let program = std::env::current_exe()
-            .doing(|| "find this program")?
-            .with_file_name("pageserver");
         let file = write_config(place, config)?;
         let addresses: Vec<SocketAddr> = (0..config.cores)
             .map(|core| ([127, 0, 0, 1], FIRST_PORT + core).into())
             .collect();
-        let log = place.served.join("serve.log");
-        let log = fs::File::create(&log).doing(|| format!("write {}", log.display()))?;
         let started_ns = now_ns();
-        let child = Command::new(&program)
-            .arg("--data-dir")
-            .arg(&place.served)
-            .arg("--config")
-            .arg(&file)
-            .arg("serve")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().doing(|| "share the log")?)
-            .stderr(log)
-            .spawn()
-            .doing(|| format!("start {}", program.display()))?;
+        let child = ServerChild::start(&place.served, &file)?;
         let mut server = Self {
             child,
             addresses,
@@ -91,12 +74,7 @@ impl ServerProcess {
                 Err(e) if waited > START_TIMEOUT => return Err(e),
                 Err(_) => {}
             }
-            if let Some(status) = server.child.try_wait().doing(|| "look at the server")? {
-                let log = last_lines(&place.served.join("serve.log"));
-                return Err(BenchError::Unfit(format!(
-                    "the server ended, {status}: {log}"
-                )));
-            }
+            server.child.look()?;
             std::thread::sleep(LOOK);
         }
     }
@@ -126,31 +104,15 @@ impl ServerProcess {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.pid()
     }
 
     /// Stops the server as an operator would, and waits for its end.
     ///
     /// # Errors
     /// It does not end, or not well.
-    pub(crate) fn stop(mut self) -> Result<()> {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            kill_process(pid, Signal::TERM).doing(|| "stop the server")?;
-        }
-        let status = self.child.wait().doing(|| "wait for the server")?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(BenchError::Unfit(format!("the server ended with {status}")))
-        }
-    }
-}
-
-impl Drop for ServerProcess {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    pub(crate) fn stop(self) -> Result<()> {
+        self.child.stop()
     }
 }
 
@@ -228,16 +190,4 @@ fn read_answer(
             None => {}
         }
     }
-}
-
-/// What the server said last.
-fn last_lines(path: &Path) -> String {
-    let Ok(file) = fs::File::open(path) else {
-        return String::new();
-    };
-    let lines: Vec<String> = std::io::BufReader::new(file)
-        .lines()
-        .map_while(std::result::Result::ok)
-        .collect();
-    lines[lines.len().saturating_sub(3)..].join(" | ")
 }

@@ -32,7 +32,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
-use crate::redo::PatternRedo;
+use simulation::redo::PatternRedo;
 
 /// Keys are a relation and a block, both big-endian u32; stripes are 1,024 blocks.
 pub struct BlockSpace;

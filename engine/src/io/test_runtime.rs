@@ -34,7 +34,11 @@ impl Wake for Flag {
 impl TestRuntime {
     /// Runs `main` to its end, and spawned tasks along with it; those that have not ended go on at the next call.
     pub(crate) fn block_on<T>(&self, main: impl Future<Output = T>) -> T {
-        let mut main = pin!(main);
+        self.block_on_pinned(pin!(main))
+    }
+
+    /// One copy of this code for all futures of the same output.
+    fn block_on_pinned<T>(&self, mut main: Pin<&mut dyn Future<Output = T>>) -> T {
         let mut tasks: Vec<Task> = Vec::new();
         let woken = Arc::new(Flag(AtomicBool::new(true)));
         let waker = Waker::from(Arc::clone(&woken));

@@ -2,7 +2,7 @@
 //! dependent round trips.
 
 use std::ops::Range;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
@@ -17,7 +17,8 @@ pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime without drivers")
-        .block_on(future)
+        // The runtime is compiled once for all futures of the same output.
+        .block_on(pin!(future) as Pin<&mut dyn Future<Output = T>>)
 }
 
 /// A store that goes away for good at the `n`-th put, having done that put or not.
