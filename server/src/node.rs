@@ -80,6 +80,7 @@ pub fn engine_config(config: &Config, data_dir: &DataDir) -> EngineConfig {
     };
     settings.shard = ShardConfig {
         ram_bytes_max: ram_bytes / settings.cores.max(1),
+        refresh_every: Some(config.store.refresh_every.0).filter(|every| !every.is_zero()),
         ..ShardConfig::default()
     };
     settings

@@ -547,6 +547,8 @@ impl Site {
             cache: self.cache_config(),
             ..EngineConfig::new(self.data_dir())
         };
+        // No request but those of a test.
+        config.shard.refresh_every = None;
         adjust(&mut config);
         let client = threads.client();
         let parts = EngineParts {

@@ -103,6 +103,20 @@ impl TestCluster {
         made
     }
 
+    /// A standby of this cluster, which has to run; not started.
+    ///
+    /// # Panics
+    /// The backup fails.
+    pub fn standby(&self) -> TestCluster {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let cluster = self.cluster.standby(folder.path()).expect("a backup");
+        TestCluster {
+            cluster,
+            folder,
+            _programs: None,
+        }
+    }
+
     /// Sets all hint bits and checkpoints, so that nothing is left to change when nobody writes.
     ///
     /// # Panics

@@ -106,13 +106,21 @@ fn attach(site: &Site, server: &Server, cluster: &TestCluster, more: &[&str]) ->
     ];
     let said = site.succeed(&[&arguments, more].concat());
     assert!(said.contains("follows the primary"), "{said}");
+    branch_named(site, "main")
+}
+
+/// A branch of the only tenant.
+fn branch_named(site: &Site, name: &str) -> Branch {
     let tenants = site.json(&["tenant", "list", "--json"]);
     let branches = site.json(&["branch", "list", "--json"]);
+    let branches = branches.as_array().expect("branches");
+    let branch = branches.iter().find(|listed| listed["name"] == name);
+    let branch = branch.unwrap_or_else(|| panic!("no {name} in {branches:?}"));
     let text = |value: &Value| value.as_str().expect("text").to_owned();
     Branch {
         tenant: text(&tenants[0]["id"]),
-        id: text(&branches[0]["id"]),
-        last_lsn: lsn(&branches[0]["last_lsn"]).0,
+        id: text(&branch["id"]),
+        last_lsn: lsn(&branch["last_lsn"]).0,
     }
 }
 
@@ -227,7 +235,7 @@ fn history_beyond_the_window_is_given_up_and_a_branch_keeps_what_it_sees() {
     work::back_up(&cluster, &tars, "200M");
     let server = site.serve();
     let backup = tars.to_str().expect("UTF-8");
-    let branch = attach(&site, &server, &cluster, &["--backup", backup]);
+    attach(&site, &server, &cluster, &["--backup", backup]);
     let mut session = Session::open(cluster.port(), "postgres");
     session.run("create table kept (a int primary key, b text)");
     session.run("insert into kept select a, repeat('x', 200) from generate_series(1, 5000) a");
@@ -268,22 +276,208 @@ fn history_beyond_the_window_is_given_up_and_a_branch_keeps_what_it_sees() {
     let standby = Backup::named("standby", &cluster, &tars);
     standby.replay_until(&cluster, left_at);
     let theirs = Files::read(standby.data());
-    let old = site.json(&["branch", "list", "--json"]);
-    let old = old.as_array().expect("branches");
-    let old = old.iter().find(|listed| listed["name"] == "old");
-    let old = Branch {
-        id: old.expect("the branch")["id"]
-            .as_str()
-            .expect("text")
-            .to_owned(),
-        tenant: branch.tenant.clone(),
-        last_lsn: left_at.0,
-    };
+    let old = branch_named(&site, "old");
     judge_server(&server, &old, Some(left_at), &theirs, &standby.pages());
     // Again by a server that starts anew, with nothing in memory.
     server.kill();
     let server = site.serve();
     judge_server(&server, &old, Some(left_at), &theirs, &standby.pages());
+}
+
+#[test]
+fn a_primary_that_forked_below_what_is_there_is_followed_from_there_on_a_branch() {
+    let mut primary = work::start();
+    let in_place = "alter system set allow_in_place_tablespaces = on";
+    primary.sql("postgres", in_place).expect("a setting");
+    let tars = primary.scratch("tars");
+    work::back_up(&primary, &tars, "200M");
+    let site = Site::new(&[MANY_LAYERS]);
+    let mut server = site.serve();
+    let backup = tars.to_str().expect("UTF-8");
+    attach(&site, &server, &primary, &["--backup", backup]);
+    let mut standby = primary.standby();
+    standby.start().expect("it starts");
+    let mut session = Session::open(primary.port(), "postgres");
+    session
+        .run("create table kept as select a, repeat('x', 200) b from generate_series(1, 5000) a");
+    let seen = position(&primary);
+    let begun = now();
+    while Session::open(standby.port(), "postgres")
+        .value("select pg_last_wal_replay_lsn()")
+        .parse::<Lsn>()
+        .expect("an LSN")
+        < seen
+    {
+        assert!(begun.elapsed() < WAIT_MAX, "the standby does not replay");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    standby.stop(StopMode::Fast).expect("it stops");
+    // The standby never hears of this; the server does.
+    session.run("update kept set b = 'lost'");
+    session.run("create table lost as select generate_series(1, 3000) a");
+    session.run("checkpoint");
+    let lost_end = position(&primary);
+    session.run("select pg_switch_wal()");
+    catch_up(&server, &primary);
+    drop(session);
+    primary.stop(StopMode::Fast).expect("it stops");
+    standby.start().expect("it starts");
+    standby.promote().expect("it is promoted");
+
+    let url = admin(&server);
+    let detach = ["detach", "acme/main", "--url", &url];
+    site.succeed(&detach);
+    attach(&site, &server, &standby, &[]);
+    let status = wait_until(&server, "refused", |status| status["state"] == "stopped");
+    let reason = status["reason"].as_str().expect("a reason");
+    let fork = reason.split_once("left ours at ").expect(reason).1;
+    let fork: Lsn = fork.split(',').next().expect(reason).parse().expect(reason);
+    assert!(fork >= seen && fork < lost_end, "{fork}: {reason}");
+    site.succeed(&detach);
+    let point = format!("acme/main@{fork}");
+    assert!(
+        reason.contains(&format!("branch restore {point}")),
+        "{reason}"
+    );
+    site.succeed(&["branch", "restore", &point, "--keep-as", "lost"]);
+    let branch = attach(&site, &server, &standby, &[]);
+    let lost = branch_named(&site, "lost");
+    assert_ne!(branch.id, lost.id);
+    wait_until(&server, "streaming", |status| {
+        status["state"] == "streaming"
+    });
+
+    let mut moments = Vec::new();
+    work::with_work(&standby, || {
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_secs(2));
+            standby.sql("postgres", "checkpoint").expect("a checkpoint");
+            moments.push(position(&standby));
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    });
+    standby
+        .sql("postgres", "select pg_switch_wal()")
+        .expect("WAL");
+    catch_up(&server, &standby);
+    standby.stop(StopMode::Fast).expect("it stops");
+
+    // Both histories from the same backup: a later one has hint bits that no WAL has.
+    let wal_of = |cluster: &TestCluster| cluster.data_directory().join("pg_wal");
+    let copied = std::process::Command::new("cp")
+        .args(["--archive", "--no-clobber"])
+        .arg(wal_of(&primary).join("."))
+        .arg(wal_of(&standby))
+        .status();
+    assert!(copied.expect("cp runs").success());
+    let replayed = |name: &str, cluster: &TestCluster, at: Lsn| {
+        let replayed = Backup::named(name, cluster, &tars);
+        replayed.replay_until(cluster, at);
+        replayed
+    };
+    let mut states = vec![(&lost, lost_end, replayed("lost", &primary, lost_end))];
+    for at in moments {
+        states.push((&branch, at, replayed(&format!("at-{}", at.0), &standby, at)));
+    }
+    for is_new in [false, true] {
+        if is_new {
+            server.kill();
+            server = site.serve();
+            wait_until(&server, "recovered", |status| {
+                lsn(&status["readable"]) >= states[states.len() - 1].1
+            });
+        }
+        for (branch, at, standby) in &states {
+            println!("{} at {at}", branch.id);
+            let theirs = Files::read(standby.data());
+            judge_server(&server, branch, Some(*at), &theirs, &standby.pages());
+        }
+    }
+}
+
+#[test]
+fn another_server_reads_what_is_followed_and_takes_it_over() {
+    let outside = tempfile::tempdir().expect("a folder");
+    let url = format!("url = \"file://{}\"", outside.path().display());
+    let store = ("store", url.as_str());
+    let mut cluster = work::start();
+    let in_place = "alter system set allow_in_place_tablespaces = on";
+    cluster.sql("postgres", in_place).expect("a setting");
+    cluster
+        .sql("postgres", "select pg_reload_conf()")
+        .expect("reloads");
+    let tars = cluster.scratch("tars");
+    work::back_up(&cluster, &tars, "200M");
+    let site = Site::new(&[MANY_LAYERS, store]);
+    let server = site.serve();
+    let backup = tars.to_str().expect("UTF-8");
+    let branch = attach(&site, &server, &cluster, &["--backup", backup]);
+    let keyring = format!("keyring = {:?}", site.keyring());
+    let other = Site::new(&[MANY_LAYERS, store, ("keys", &keyring)]);
+    let reader = other.serve();
+    // What it has open from now on is what there was before.
+    drop(reader.client(&branch));
+    let mut moments = Vec::new();
+    let checkpoint = |cluster: &TestCluster| {
+        cluster.sql("postgres", "checkpoint").expect("a checkpoint");
+        let at = position(cluster);
+        cluster
+            .sql("postgres", "select pg_switch_wal()")
+            .expect("WAL");
+        at
+    };
+    work::with_work(&cluster, || {
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_secs(2));
+            moments.push(checkpoint(&cluster));
+        }
+    });
+    let flushed = |server: &Server, at: Lsn| {
+        wait_until(server, "flushed", |status| lsn(&status["in_layers"]) >= at);
+    };
+    catch_up(&server, &cluster);
+    flushed(&server, moments[1]);
+    wait_until(&server, "compacted", |status| {
+        status["compactions"].as_u64() > Some(0)
+    });
+    let standby = |cluster: &TestCluster, at: Lsn| {
+        let standby = Backup::named(&format!("at-{}", at.0), cluster, &tars);
+        standby.replay_until(cluster, at);
+        (at, Files::read(standby.data()), standby.pages())
+    };
+    let judge = |server: &Server, (at, theirs, pages): &(Lsn, Files, Vec<_>)| {
+        println!("at {at}");
+        judge_server(server, &branch, Some(*at), theirs, pages);
+    };
+    let states: Vec<_> = moments.iter().map(|at| standby(&cluster, *at)).collect();
+    for state in &states {
+        judge(&reader, state);
+    }
+
+    // The later writer wins, and the earlier one shows what that one writes.
+    let again = attach(&other, &reader, &cluster, &[]);
+    assert_eq!(again.id, branch.id);
+    wait_until(&reader, "streaming", |status| {
+        status["state"] == "streaming"
+    });
+    cluster
+        .sql(
+            "postgres",
+            "create table later as select a, repeat('l', 300) b from generate_series(1, 3000) a",
+        )
+        .expect("a table");
+    let at = checkpoint(&cluster);
+    catch_up(&reader, &cluster);
+    flushed(&reader, at);
+    let status = wait_until(&server, "stopped", |status| status["state"] == "stopped");
+    let reason = status["reason"].as_str().expect("a reason");
+    assert!(reason.contains("another server writes it"), "{reason}");
+    let later = standby(&cluster, at);
+    for server in [&server, &reader] {
+        judge(server, &states[0]);
+        judge(server, &later);
+    }
+    cluster.stop(StopMode::Fast).expect("it stops");
 }
 
 /// A primary whose commits wait for the server, and what it has committed.
@@ -325,7 +519,17 @@ impl Committing {
         }
     }
 
-    /// Commits some rows, one by one; where the last commit ends.
+    /// Commits some rows, one by one, each when the server has acknowledged it; up to where it has.
+    fn commit_acknowledged(&mut self, rows: u32) -> Lsn {
+        let written = self.commit(rows);
+        let text = self.session.value(
+            "select flush_lsn from pg_stat_replication where application_name = 'pageserver'",
+        );
+        // Others than our commits write, too: not all that is written waited.
+        text.parse::<Lsn>().expect("an LSN").min(written)
+    }
+
+    /// Commits some rows, one by one; up to where there is WAL then.
     fn commit(&mut self, rows: u32) -> Lsn {
         for _ in 0..rows {
             self.rows += 1;
@@ -351,7 +555,7 @@ fn what_was_acknowledged_survives_every_kill() {
     primary.wait_for_server();
     let mut kept = Lsn(branch.last_lsn);
     for round in 0..KILLS {
-        let end = primary.commit(10 + round % 7);
+        let end = primary.commit_acknowledged(10 + round % 7);
         // At different moments of what goes on behind: pieces, flushes, the slot.
         std::thread::sleep(Duration::from_millis(u64::from(round) * 37 % 300));
         server.kill();
@@ -384,9 +588,10 @@ fn with_the_machine_lost_what_the_object_store_acknowledged_is_there() {
         status["state"] == "streaming"
     });
     primary.wait_for_server();
-    let end = primary.commit(40);
-    let status = following(&server);
-    assert!(lsn(&status["durable_store"]) >= end, "{end}: {status:#}");
+    let end = primary.commit_acknowledged(40);
+    wait_until(&server, "told", |status| {
+        lsn(&status["durable_store"]) >= end
+    });
     server.kill();
     // All of the local machine but the keyring, and the configuration.
     std::fs::remove_dir_all(site.data_dir()).expect("removed");

@@ -68,15 +68,7 @@ impl Site {
         })?;
         let source = self.cluster.connection_string();
         let url = format!("http://127.0.0.1:{}", PAGES_PORT - 1);
-        let attach = [
-            "attach",
-            &source,
-            BRANCH,
-            "--create-tenant",
-            "--checkpoint",
-            "fast",
-        ];
-        self.run(&[&attach[..], &["--url", &url]].concat())?;
+        self.run(&["attach", &source, BRANCH, "--create-tenant", "--url", &url])?;
         self.catch_up(server, self.end()?)
     }
 

@@ -2,8 +2,11 @@
 //! with the pageserver there. Only the one that is waited for runs.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use postgres::local_cluster::{LocalCluster, StopMode};
 
 use super::site::{Site, unfit};
 use crate::clock::now_ns;
@@ -20,15 +23,19 @@ pub(super) fn measure(
     options: &FollowOptions,
     started_ns: u64,
 ) -> Result<Vec<Series>> {
-    let standby = Standby::make(site)?;
+    // It keeps the WAL that the standby misses while it does not run.
+    site.sql(&format!(
+        "select pg_create_physical_replication_slot('{STANDBY_NAME}', true)"
+    ))?;
+    let mut standby = standby_of(site)?;
     let shape = format!("{CLIENTS} clients");
     let contestants: Vec<Contestant<'_>> = vec![
         (
             subject(SYNCHRONOUS_GROUP, STOCK_STANDBY, &shape, None),
             Box::new(|| {
-                standby.start()?;
+                standby.start().map_err(unfit)?;
                 let measured = pgbench(site, STANDBY_NAME, options, None);
-                standby.stop()?;
+                standby.stop(StopMode::Fast).map_err(unfit)?;
                 measured
             }),
         ),
@@ -142,77 +149,19 @@ fn run(site: &Site, length: Duration) -> Result<Measured> {
     })
 }
 
-/// A stock standby of the primary, on a port above the pageserver's.
-struct Standby<'a> {
-    site: &'a Site,
-    folder: PathBuf,
-}
-
-impl<'a> Standby<'a> {
-    fn make(site: &'a Site) -> Result<Standby<'a>> {
-        let folder = site.cluster.folder().join("standby");
-        let target = folder.display().to_string();
-        let slot = format!("--slot={STANDBY_NAME}");
-        let backup = [
-            "--checkpoint=fast",
-            "--write-recovery-conf",
-            "--create-slot",
-            &slot,
-            "--pgdata",
-            &target,
-        ];
-        site.cluster.run("pg_basebackup", &backup).map_err(unfit)?;
-        Ok(Standby { site, folder })
-    }
-
-    fn start(&self) -> Result<()> {
-        let socket = self.site.cluster.folder().display();
-        let settings = format!(
-            "-c port={STANDBY_PORT} -c unix_socket_directories={socket} -c cluster_name={STANDBY_NAME}"
-        );
-        let mut start = self.pg_ctl("start");
-        start
-            .arg("--log")
-            .arg(self.folder.join("server.log"))
-            .args(["--options", &settings]);
-        // The server inherits the pipes of pg_ctl.
-        let null = std::process::Stdio::null;
-        let status = start.stdin(null()).stdout(null()).stderr(null()).status();
-        match status.doing(|| "start a standby")?.success() {
-            true => Ok(()),
-            false => {
-                let log = fs::read_to_string(self.folder.join("server.log")).unwrap_or_default();
-                Err(BenchError::Unfit(format!(
-                    "the standby did not start: {log}"
-                )))
-            }
-        }
-    }
-
-    fn stop(&self) -> Result<()> {
-        let output = self.pg_ctl("stop").output().doing(|| "stop a standby")?;
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(BenchError::Unfit(format!(
-                "the standby did not stop: {output:?}"
-            ))),
-        }
-    }
-
-    fn pg_ctl(&self, command: &str) -> std::process::Command {
-        let mut pg_ctl = self.site.cluster.command("pg_ctl");
-        pg_ctl
-            .args([command, "--wait", "--silent", "--pgdata"])
-            .arg(&self.folder);
-        pg_ctl
-    }
-}
-
-impl Drop for Standby<'_> {
-    fn drop(&mut self) {
-        // It may have been stopped already.
-        let _ = self.stop();
-    }
+/// A stock standby of the primary, with a slot there, not started yet.
+fn standby_of(site: &Site) -> Result<LocalCluster> {
+    let folder = site.cluster.make_folder("standby").map_err(unfit)?;
+    let standby = site.cluster.standby(&folder).map_err(unfit)?;
+    let name = standby.data_directory().join("postgresql.conf");
+    let lines = format!("cluster_name = '{STANDBY_NAME}'\nprimary_slot_name = '{STANDBY_NAME}'\n");
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .open(&name)
+        .doing(|| format!("open {}", name.display()))?;
+    file.write_all(lines.as_bytes())
+        .doing(|| format!("write {}", name.display()))?;
+    Ok(standby)
 }
 
 const CLIENTS: u32 = 8;
@@ -220,5 +169,4 @@ const CLIENTS: u32 = 8;
 const STANDBY_NAME: &str = "stock";
 /// As it introduces itself by default.
 const PAGESERVER_NAME: &str = "pageserver";
-const STANDBY_PORT: u16 = 64_080;
 const WAIT_MAX: Duration = Duration::from_secs(60);

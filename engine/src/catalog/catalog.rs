@@ -83,11 +83,6 @@ impl<O: Objects> Catalog<O> {
         &self.objects
     }
 
-    /// Where random bytes come from.
-    pub(crate) fn entropy(&self) -> &Entropy {
-        &self.parts.entropy
-    }
-
     /// Which partition owns a key.
     pub(crate) fn key_space(&self) -> &Arc<dyn KeySpace> {
         &self.parts.key_space

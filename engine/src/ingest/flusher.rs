@@ -14,7 +14,7 @@ use super::version_writer::Frozen;
 use crate::catalog::{Cpu, Window};
 use crate::io::clock::Moment;
 use crate::manifest::{BranchFacts, Edit, KeptHistory, LayerSection, ManifestLog, WalPosition};
-use crate::shard::{LayerExchange, Shard, SharedBranch, SharedBranches};
+use crate::shard::{LayerExchange, Shard, SharedBranch, SharedBranches, Writing};
 use crate::store::StoreClient;
 use crate::types::Lsn;
 
@@ -24,6 +24,7 @@ pub struct Flusher<C> {
     pub(super) layers: LayerMaker<C>,
     pub(super) branches: Arc<SharedBranches>,
     pub(super) shared: Arc<SharedBranch>,
+    pub(super) _writing: Writing,
     /// Set while a commit is at work; found set by the next one, that one did not come to a good end.
     pub(super) broken: bool,
 }

@@ -18,8 +18,8 @@ use crate::catalog::LayerStore;
 use crate::crypto::page_seal::{Dek, DekId};
 use crate::io::clock::Clock;
 use crate::layer::LayerConfig;
-use crate::manifest::{BranchFacts, KeyTables, ManifestLog, WriterNames};
-use crate::shard::{Shard, SharedBranches};
+use crate::manifest::{BranchFacts, KeyTables, WriterNames};
+use crate::shard::{Shard, SharedBranches, Writing};
 use crate::store::StoreClient;
 use crate::types::{BranchId, Lsn, TenantId};
 use crate::wal::{DekError, WalDeks};
@@ -116,14 +116,15 @@ pub async fn open<C: OnCores>(
 ) -> Result<Ingest<C>, IngestError> {
     let catalog = branches.catalog();
     let objects = catalog.objects().clone();
-    let keys = Arc::clone(catalog.tenant(tenant).await?.keys());
-    let entropy = catalog.entropy().clone();
-    let log = ManifestLog::claim(objects.clone(), Arc::clone(&keys), branch, entropy).await?;
-    let facts = log.facts().clone();
-
     let owner = (tenant, branch);
     let number = branches.open(owner, clock, config.open_deadline).await?;
     let shared = branches.get(number);
+    let writing = Writing::begin(&shared);
+    let of_tenant = catalog.tenant(tenant).await?;
+    let keys = Arc::clone(of_tenant.keys());
+    let log = catalog.claim_branch(&of_tenant, branch).await?;
+    let facts = log.facts().clone();
+    writing.claimed(facts.epoch);
     // It may have been open since before somebody else wrote it: then what is in memory is not what came of it.
     let before = shared.manifest();
     let is_ours = before.facts().epoch + 1 >= facts.epoch;
@@ -204,6 +205,7 @@ pub async fn open<C: OnCores>(
             layers,
             branches: Arc::clone(branches),
             shared,
+            _writing: writing,
             broken: false,
         },
         replay,

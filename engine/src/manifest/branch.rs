@@ -26,6 +26,13 @@ pub struct Branch {
     nodes: Mutex<VecDeque<(usize, Arc<Vec<LayerSection>>)>>,
 }
 
+/// A branch as others have written it since.
+pub(crate) struct Later {
+    pub(crate) branch: Branch,
+    /// The layers that went out, unless that is too long ago.
+    pub(crate) removed: Option<Vec<ObjectId>>,
+}
+
 impl Branch {
     /// Opens a branch whose tenant's keys are open. Three dependent round trips, whatever its size: names of the
     /// log, entries since the last snapshot, key tables.
@@ -73,6 +80,37 @@ impl Branch {
             creation: facts.creation.clone(),
             readable_from,
         })
+    }
+
+    /// The branch as its manifest says it is now, and the layers that went out, if that is known; `None` if nobody has written to
+    /// it since. A GET of each entry that came, and one that is not found; of many entries those behind the last snapshot.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub(crate) async fn later<O: Objects>(
+        &self,
+        objects: &O,
+    ) -> Result<Option<Later>, ManifestError> {
+        let (mut state, mut removed) = (self.state.clone(), Vec::new());
+        for came in 0..=ENTRIES_MAX {
+            match state.fold_next(objects, self.tenant, &self.keys).await? {
+                Some(went) => removed.extend(went),
+                None if came == 0 => return Ok(None),
+                None => {
+                    let (branch, removed) = (self.with_state(state), Some(removed));
+                    return Ok(Some(Later { branch, removed }));
+                }
+            }
+        }
+        let log = FetchedLog::fetch(objects, self.tenant, self.id).await?;
+        let branch = self.with_state(log.open(objects, &self.keys).await?);
+        let removed = None;
+        Ok(Some(Later { branch, removed }))
+    }
+
+    /// Whether it has entries of the manifest that `other` has not.
+    pub(crate) fn is_later_than(&self, other: &Branch) -> bool {
+        self.state.next_number() > other.state.next_number()
     }
 
     /// The branch as its writer knows it, with the nodes that this one has in memory.
@@ -225,3 +263,5 @@ impl fmt::Debug for Branch {
 
 /// Most nodes that an open branch keeps in memory: about 1 MiB of them at usual sizes.
 pub const NODES_MAX: usize = 16;
+/// Entries that are read one after the other; beyond that all are read at once.
+const ENTRIES_MAX: usize = 16;

@@ -35,6 +35,7 @@ mod tenant_keys;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub(crate) use branch::Later;
 pub use branch::{Branch, NODES_MAX};
 pub(crate) use entry::Entry;
 pub use entry::{

@@ -125,6 +125,40 @@ impl ManifestState {
         Ok(())
     }
 
+    /// Fetches the next entry and folds it in; the layers that went out by it, `None` if there is no such entry yet.
+    pub(crate) async fn fold_next<O: Objects>(
+        &mut self,
+        objects: &O,
+        tenant: TenantId,
+        keys: &KeyTables,
+    ) -> Result<Option<Vec<ObjectId>>, ManifestError> {
+        let (branch, number) = (self.branch, self.next_number);
+        let path = names::manifest_entry(tenant, branch, number);
+        let bytes = match objects.get_all(&path).await {
+            Ok(bytes) => bytes,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let place = RecordPlace {
+            tenant,
+            branch,
+            number,
+        };
+        let record = SealedRecord::parse(&entry::FORMAT, &place, &path, &bytes)?;
+        let dek = keys.dek(objects, branch, record.dek_id()?).await?;
+        let body = record.open(&dek)?;
+        let entry = Entry::decode(&body).map_err(|problem| record.damaged(problem))?;
+        let went = match &entry {
+            Entry::Edit { edit, .. } => edit.removed.iter().map(|layer| layer.object).collect(),
+            _ => Vec::new(),
+        };
+        match number {
+            0 => *self = ManifestState::begin(branch, 0, entry)?,
+            _ => self.apply(entry)?,
+        }
+        Ok(Some(went))
+    }
+
     /// Number and bytes of all layers after `edit`.
     fn totals_after(&self, edit: &Edit) -> Option<(u64, u64)> {
         let facts = &self.root.facts;

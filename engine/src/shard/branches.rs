@@ -5,8 +5,7 @@
 //!
 //! Nothing here is touched by a read that hits: cores keep handles of their own (`layers.rs`).
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,13 +13,14 @@ use crate::catalog::{Catalog, CatalogError, Tenant};
 use crate::error::ReadError;
 use crate::io::clock::{Clock, Moment, within};
 use crate::layer::{LayerId, LayerIndex};
-use crate::manifest::{Branch, LayerSection, ManifestError, names};
+use crate::manifest::{Branch, Later, LayerSection, ManifestError, names};
 use crate::store::StoreClient;
 use crate::store::objects::StoreError;
 use crate::types::{BranchId, Lsn, ObjectId, TenantId};
 
 use super::open_layer::{LayerKey, OpenLayer};
 use super::request::BranchNumber;
+use super::shared_branch::SharedBranch;
 use super::shared_load::{Outcome, SharedLoad};
 
 /// All branches and layers open in this process, and what opens them.
@@ -32,6 +32,7 @@ struct Shared {
     tenants: SharedLoad<TenantId, Arc<Tenant>>,
     branches: SharedLoad<(TenantId, BranchId), BranchNumber>,
     layers: SharedLoad<ObjectId, Arc<OpenLayer>>,
+    refreshes: SharedLoad<BranchNumber, ()>,
 }
 
 #[derive(Default)]
@@ -39,57 +40,6 @@ struct Tables {
     numbers: HashMap<(TenantId, BranchId), BranchNumber>,
     branches: Vec<Arc<SharedBranch>>,
     layers: HashMap<ObjectId, Arc<OpenLayer>>,
-}
-
-/// An open branch.
-pub(crate) struct SharedBranch {
-    pub(crate) number: BranchNumber,
-    /// Its manifest as this process knows it: replaced with each commit of an ingest, and never asked for a hit.
-    manifest: Mutex<Arc<Branch>>,
-    /// The branch it left, and where.
-    pub(super) parent: Option<(BranchNumber, Lsn)>,
-    /// From where on it can be read: its horizon. Grows.
-    readable_from: AtomicU64,
-    /// The last LSN that can be read: all cores have every version up to there. Grows with an ingest.
-    last_lsn: AtomicU64,
-}
-
-impl SharedBranch {
-    /// The manifest as of now.
-    pub(crate) fn manifest(&self) -> Arc<Branch> {
-        let manifest = self.manifest.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&manifest)
-    }
-
-    /// Replaces the manifest by a later one.
-    pub(crate) fn set_manifest(&self, later: Arc<Branch>) {
-        *self.manifest.lock().unwrap_or_else(PoisonError::into_inner) = later;
-    }
-
-    /// The first LSN that can be read.
-    pub(crate) fn readable_from(&self) -> Lsn {
-        Lsn(self.readable_from.load(Ordering::Acquire))
-    }
-
-    /// Shows nothing below `lsn` any more, before what was there is given up.
-    pub(crate) fn raise_horizon(&self, lsn: Lsn) {
-        self.readable_from.fetch_max(lsn.0, Ordering::AcqRel);
-    }
-
-    /// The last LSN that can be read.
-    pub(crate) fn last_lsn(&self) -> Lsn {
-        Lsn(self.last_lsn.load(Ordering::Acquire))
-    }
-
-    /// Shows nothing above `lsn` any more: somebody else wrote the branch, and what was above is not what came of it.
-    pub(crate) fn go_back_to(&self, lsn: Lsn) {
-        self.last_lsn.store(lsn.0, Ordering::Release);
-    }
-
-    /// Shows everything up to `lsn`, which all cores have.
-    pub(crate) fn advance(&self, lsn: Lsn) {
-        self.last_lsn.fetch_max(lsn.0, Ordering::AcqRel);
-    }
 }
 
 impl SharedBranches {
@@ -101,6 +51,7 @@ impl SharedBranches {
             tenants: SharedLoad::default(),
             branches: SharedLoad::default(),
             layers: SharedLoad::default(),
+            refreshes: SharedLoad::default(),
         }))
     }
 
@@ -120,11 +71,61 @@ impl SharedBranches {
             Arc::clone(&self.0).open(tenant, branch)
         });
         let left = wait_max.saturating_sub(now.since(opened.began()));
-        within(clock, left, opened).await.unwrap_or_else(|| {
+        let number = within(clock, left, opened).await.unwrap_or_else(|| {
             Err(ReadError::unavailable(format_args!(
                 "branch {branch}: not opened within {wait_max:?}"
             )))
-        })
+        })?;
+        self.get(number).set_refreshed(now.0);
+        Ok(number)
+    }
+
+    /// Compares a branch and its ancestors with the object store, and shows what other processes have written. A GET each, of the
+    /// entry behind the last one known, and one for each that is there; nothing for those that this process writes. All who ask
+    /// at once share the answer.
+    ///
+    /// # Errors
+    /// Of store and keys: what was known stays known.
+    pub(crate) async fn refresh(
+        &self,
+        number: BranchNumber,
+        clock: &impl Clock,
+    ) -> Result<(), ReadError> {
+        for number in self.lineage(number) {
+            self.refresh_one(number, clock).await?;
+        }
+        Ok(())
+    }
+
+    /// The same of a branch without its ancestors.
+    pub(crate) async fn refresh_one(
+        &self,
+        number: BranchNumber,
+        clock: &impl Clock,
+    ) -> Result<(), ReadError> {
+        let branch = self.get(number);
+        // Those who come meanwhile need not look.
+        branch.set_refreshed(clock.now().0);
+        self.0.refresh(&branch).await
+    }
+
+    /// A branch and its ancestors.
+    fn lineage(&self, number: BranchNumber) -> Vec<BranchNumber> {
+        let tables = self.0.tables();
+        let parent = |number: &BranchNumber| {
+            let parent = tables.branches[*number as usize].parent;
+            parent.map(|(parent, _)| parent)
+        };
+        std::iter::successors(Some(number), parent).collect()
+    }
+
+    /// The branches that somebody asked for since the last call, with their ancestors.
+    pub(crate) fn wanted(&self) -> BTreeSet<BranchNumber> {
+        let branches = self.0.tables().branches.clone();
+        let wanted = branches.iter().filter(|branch| branch.was_wanted());
+        wanted
+            .flat_map(|branch| self.lineage(branch.number))
+            .collect()
     }
 
     /// A branch by its number.
@@ -217,9 +218,66 @@ impl Shared {
             opened.push(state);
         }
         for state in opened.into_iter().rev() {
+            if let (Some(parent), Some((_, left_at))) = (number, state.facts().creation.parent) {
+                let parent = Arc::clone(&self.tables().branches[parent as usize]);
+                self.make_new_enough(&parent, left_at).await?;
+            }
             number = Some(self.register(state, number)?);
         }
         Ok(number.expect("the branch was known or has been opened"))
+    }
+
+    /// Makes sure that what is known of a parent goes as far as a branch sees of it: it may have been opened before another process
+    /// wrote that.
+    async fn make_new_enough(
+        self: &Arc<Self>,
+        parent: &Arc<SharedBranch>,
+        left_at: Lsn,
+    ) -> Result<(), ReadError> {
+        for _ in 0..PARENT_LOOKS_MAX {
+            if parent.manifest().last_lsn() >= left_at {
+                return Ok(());
+            }
+            self.refresh(parent).await?;
+        }
+        if parent.manifest().last_lsn() >= left_at {
+            return Ok(());
+        }
+        Err(ReadError::unavailable(format_args!(
+            "branch {}: its manifest ends before {left_at}, where a branch left it",
+            parent.manifest().id()
+        )))
+    }
+
+    /// Compares one branch with the object store.
+    async fn refresh(self: &Arc<Self>, branch: &Arc<SharedBranch>) -> Outcome<()> {
+        if branch.is_written_here() {
+            return Ok(());
+        }
+        let refreshed = self.refreshes.join(branch.number, Moment::default(), || {
+            let (shared, branch) = (Arc::clone(self), Arc::clone(branch));
+            async move {
+                let before = branch.manifest();
+                let later = before.later(shared.catalog.objects()).await;
+                let Some(Later {
+                    branch: later,
+                    removed,
+                }) = later.map_err(manifest_error)?
+                else {
+                    return Ok(());
+                };
+                let id = later.id();
+                if branch.take_over(later) {
+                    let stays = |object: &ObjectId| match &removed {
+                        Some(removed) => !removed.contains(object),
+                        None => object.branch != id,
+                    };
+                    shared.tables().layers.retain(|object, _| stays(object));
+                }
+                Ok(())
+            }
+        });
+        refreshed.await
     }
 
     /// A tenant with its keys: one call to the key provider for all of its branches that are opened at once.
@@ -261,14 +319,9 @@ impl Shared {
             let parents = tables.branches[parent as usize].readable_from();
             own_horizon.max(parents.min(left_at))
         });
-        let last_lsn = AtomicU64::new(branch.last_lsn().0);
-        tables.branches.push(Arc::new(SharedBranch {
-            number,
-            manifest: Mutex::new(branch),
-            last_lsn,
-            parent,
-            readable_from: AtomicU64::new(horizon.0),
-        }));
+        tables
+            .branches
+            .push(Arc::new(SharedBranch::new(number, branch, parent, horizon)));
         Ok(number)
     }
 
@@ -338,6 +391,9 @@ impl From<CatalogError> for ReadError {
         }
     }
 }
+
+/// Looks at a parent that is older than what a branch sees of it: one may have begun before that was written.
+const PARENT_LOOKS_MAX: u32 = 2;
 
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,9 @@ pub struct ShardConfig {
     /// Longest wait for a branch to be opened, from when the first asked for it: the manifests and keys of it and of its
     /// ancestors. Range 1 ms..=1 h. Default 30 s.
     pub open_deadline: Duration,
+    /// How often a branch that is read is compared with the object store, for what other processes wrote: one GET each time.
+    /// `None`: never, so that it stays as it was opened. Range 10 ms..=1 h. Default 1 s.
+    pub refresh_every: Option<Duration>,
 }
 
 impl Default for ShardConfig {
@@ -41,6 +44,7 @@ impl Default for ShardConfig {
             image_after_deltas: 128,
             image_after_bytes: 32 << 10,
             open_deadline: Duration::from_secs(30),
+            refresh_every: Some(Duration::from_secs(1)),
         }
     }
 }
@@ -59,6 +63,7 @@ impl ShardConfig {
             image_after_deltas: 8,
             image_after_bytes: 1 << 10,
             open_deadline: Duration::from_secs(5),
+            refresh_every: Some(Duration::from_secs(1)),
         }
     }
 
@@ -108,6 +113,15 @@ impl ShardConfig {
                 self.open_deadline
             ));
         }
+        let intervals = Duration::from_millis(10)..=Duration::from_secs(3600);
+        if let Some(every) = self
+            .refresh_every
+            .filter(|every| !intervals.contains(every))
+        {
+            problems.push(format!(
+                "shard.refresh_every: {every:?} is not in 10ms..=1h"
+            ));
+        }
         problems
     }
 }
@@ -131,7 +145,8 @@ mod tests {
             image_after_deltas: 0,
             image_after_bytes: 0,
             open_deadline: Duration::ZERO,
+            refresh_every: Some(Duration::ZERO),
         };
-        assert_eq!(wrong.problems().len(), 10);
+        assert_eq!(wrong.problems().len(), 11);
     }
 }

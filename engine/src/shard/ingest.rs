@@ -49,9 +49,14 @@ impl<P: Platform> Shard<P> {
     /// it active.
     pub(crate) fn reopen(&self, branch: BranchNumber, above: Lsn) {
         let branch = self.0.branch(branch);
+        // What was lost to another process has to be gone before anything comes.
+        self.0.look_again(&branch);
         branch.forget_sections();
         branch.set_kept(Arc::new(branch.manifest().facts().kept.clone()));
-        branch.memory.borrow_mut().thaw(above);
+        match above {
+            Lsn::MAX => self.0.forget_memory(&branch),
+            above => branch.memory.borrow_mut().thaw(above),
+        }
     }
 
     /// Knows which history of a branch is there from now on.

@@ -14,11 +14,12 @@ use crate::manifest::{Branch, KeptHistory, LayerSection, RemovedLayer};
 use crate::memory::MemoryLayers;
 use crate::types::{Key, Lsn, ObjectId, Partition};
 
-use super::branches::{SharedBranch, manifest_error};
+use super::branches::manifest_error;
 use super::images::ImagesDue;
 use super::open_layer::OpenLayer;
 use super::read_path::{Patience, Stop};
 use super::request::BranchNumber;
+use super::shared_branch::SharedBranch;
 use super::single_load::SingleLoad;
 use super::{Platform, ShardState};
 
@@ -42,6 +43,8 @@ pub(super) struct BranchOnCore {
     partitions: RefCell<HashMap<Partition, Rc<PartitionSections>, ahash::RandomState>>,
     /// Grows when layers come in or go out: what is loaded meanwhile may not have them.
     generation: Cell<u64>,
+    /// The commits of other processes that this core knows of.
+    seen: Cell<u64>,
     /// Which history of it is there.
     kept: RefCell<Arc<KeptHistory>>,
     /// What of it is in no layer yet, of the keys that this core owns.
@@ -61,6 +64,16 @@ impl BranchOnCore {
 
     pub(super) fn last_lsn(&self) -> Lsn {
         self.shared.last_lsn()
+    }
+
+    /// The commit of another process from which on nothing counts that was in memory.
+    pub(super) fn memory_ended(&self) -> u64 {
+        self.shared.memory_ended()
+    }
+
+    /// Notes that somebody asks for it.
+    pub(super) fn want(&self) {
+        self.shared.want();
     }
 
     /// What its manifest says.
@@ -100,7 +113,7 @@ impl BranchOnCore {
     }
 
     /// Refuses an LSN that the branch can't show.
-    pub(super) fn check_readable(&self, at: Lsn) -> Result<(), ReadError> {
+    fn check_readable(&self, at: Lsn) -> Result<(), ReadError> {
         self.check_horizon(at)?;
         if at > self.last_lsn() {
             return Err(ReadError::NotYet {
@@ -284,10 +297,11 @@ impl<P: Platform> ShardState<P> {
         }
         let branch = branches[slot].get_or_insert_with(|| {
             let shared = self.branches.get(number);
-            let kept = shared.manifest().facts().kept.clone();
+            let seen = shared.generation();
             Rc::new(BranchOnCore {
+                kept: RefCell::new(shared.kept()),
                 shared,
-                kept: RefCell::new(Arc::new(kept)),
+                seen: Cell::new(seen),
                 partitions: RefCell::default(),
                 generation: Cell::new(0),
                 memory: RefCell::default(),
@@ -295,6 +309,64 @@ impl<P: Platform> ShardState<P> {
             })
         });
         Rc::clone(branch)
+    }
+
+    /// Refuses an LSN that the branch can't show, as this core knows it from here on.
+    pub(super) fn check_readable(&self, branch: &BranchOnCore, at: Lsn) -> Result<(), ReadError> {
+        loop {
+            let generation = branch.shared.generation();
+            branch.check_readable(at)?;
+            self.look_again(branch);
+            // Else the last LSN may be of another state than the layers that are loaded.
+            if branch.shared.generation() == generation {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes notice of what other processes committed.
+    pub(super) fn look_again(&self, branch: &BranchOnCore) {
+        let generation = branch.shared.generation();
+        let seen = branch.seen.replace(generation);
+        if seen == generation {
+            return;
+        }
+        branch.forget_sections();
+        // Those that are still there are found again in the process's table.
+        let id = branch.manifest().id();
+        let mut layers = self.layers.layers.borrow_mut();
+        layers.retain(|object, _| object.branch != id);
+        drop(layers);
+        branch.set_kept(branch.shared.kept());
+        if seen < branch.shared.memory_ended() {
+            self.forget_memory(branch);
+        }
+    }
+
+    /// Forgets what is in memory of a branch that another process has gone on with, and what was read of it.
+    pub(super) fn forget_memory(&self, branch: &BranchOnCore) {
+        branch.memory.borrow_mut().thaw(Lsn::MAX);
+        self.ram.borrow_mut().clear();
+    }
+
+    /// How many commits of other processes this core knows of, of a branch and its ancestors.
+    pub(super) fn seen(&self, branch: BranchNumber) -> u64 {
+        self.lineage(branch, |branch| branch.seen.get())
+    }
+
+    /// How many of them there were.
+    pub(super) fn generations(&self, branch: BranchNumber) -> u64 {
+        self.lineage(branch, |branch| branch.shared.generation())
+    }
+
+    fn lineage(&self, branch: BranchNumber, count: impl Fn(&BranchOnCore) -> u64) -> u64 {
+        let (mut next, mut sum) = (Some(branch), 0);
+        while let Some(number) = next {
+            let branch = self.branch(number);
+            next = branch.parent().map(|(parent, _)| parent);
+            sum += count(&branch);
+        }
+        sum
     }
 
     /// Goes on to the branch that `branch` left; `None` if it left none.
@@ -308,6 +380,7 @@ impl<P: Platform> ShardState<P> {
         };
         descent.left_at = descent.left_at.min(left_at);
         let parent = self.branch(parent);
+        self.look_again(&parent);
         if descent.at < descent.left_at {
             parent.check_horizon(descent.at)?;
         } else {

@@ -22,8 +22,10 @@ mod read_ahead;
 mod read_path;
 mod reader_queue;
 mod reads;
+mod refresh;
 mod request;
 mod scan;
+mod shared_branch;
 mod shared_load;
 mod single_load;
 mod stats;
@@ -48,7 +50,6 @@ use crate::redo::Redo;
 use crate::store::StoreClient;
 use crate::types::{BranchId, Key, KeySpace, Lsn, TenantId};
 
-pub(crate) use self::branches::SharedBranch;
 pub use self::branches::SharedBranches;
 pub use self::config::ShardConfig;
 pub(crate) use self::ingest::LayerExchange;
@@ -56,6 +57,7 @@ pub use self::mesh::MeshEnd;
 pub(crate) use self::open_layer::{LayerKey, OpenLayer};
 pub use self::page_pool::Page;
 pub use self::reads::Reads;
+pub(crate) use self::shared_branch::{SharedBranch, Writing};
 pub use self::stats::{Counter, LatencyHistograms, ShardCounters, ShardCounts};
 pub use self::window::{Answer, Order};
 
@@ -128,6 +130,12 @@ impl BranchHandle {
         self.0.last_lsn()
     }
 
+    /// Has it compared with the object store within [`ShardConfig::refresh_every`], if other processes may write it: for those
+    /// who wait for an LSN. What is read does so anyway.
+    pub fn want(&self) {
+        self.0.want();
+    }
+
     /// What its manifest says, as this process has it: up to where it is durable.
     pub fn manifest(&self) -> Arc<Branch> {
         self.0.manifest()
@@ -192,6 +200,9 @@ impl<P: Platform> Shard<P> {
             state.spawner.spawn(Rc::clone(&state).run_reader(number));
         }
         state.spawner.spawn(Rc::clone(&state).run_mesh());
+        if state.mesh.core() == 0 && state.config.refresh_every.is_some() {
+            state.spawner.spawn(Rc::clone(&state).run_refresh());
+        }
         state
             .spawner
             .spawn(state.cache.clone().run_index_writer(state.clock.clone()));
@@ -232,7 +243,9 @@ impl<P: Platform> Shard<P> {
         let wait_max = state.config.open_deadline;
         let id = (tenant, branch);
         let number = state.branches.open(id, &state.clock, wait_max).await?;
-        Ok(BranchHandle(state.branch(number)))
+        let branch = BranchHandle(state.branch(number));
+        state.refresh_if_old(number).await;
+        Ok(branch)
     }
 
     /// One value, read by itself. Allocates; for connections there is [`Shard::reads`].
@@ -340,7 +353,7 @@ impl<P: Platform> ShardState<P> {
             branch, key, at, ..
         } = request;
         let outcome = self
-            .read(branch, &key, at, &mut request.page, Patience::Store)
+            .read_refreshed(branch, &key, at, &mut request.page)
             .await;
         self.counters
             .waiting_for_store
@@ -390,6 +403,9 @@ impl<P: Platform> ShardState<P> {
 
     /// Takes a request for a key that this core owns: answers it from RAM, or queues it for a reader.
     fn accept(&self, mut request: ReadRequest) {
+        let branch = self.branch(request.branch);
+        branch.want();
+        self.look_again(&branch);
         let hit = self.ram.borrow_mut().get(
             request.branch,
             &request.key,
@@ -398,8 +414,10 @@ impl<P: Platform> ShardState<P> {
         );
         // What the branch does not show, or not any more, is refused where it is read.
         let shown = |_: &usize| {
-            request.at >= self.branch(request.branch).readable_from()
-                || planted(PlantedBug::RamBelowHorizon)
+            let is_above = request.at >= branch.readable_from();
+            let is_below = request.at <= branch.last_lsn();
+            (is_above || planted(PlantedBug::RamBelowHorizon))
+                && (is_below || planted(PlantedBug::RamAboveRead))
         };
         match hit.filter(shown) {
             Some(len) => {

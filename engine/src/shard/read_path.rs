@@ -85,12 +85,20 @@ impl<P: Platform> ShardState<P> {
         patience: Patience,
     ) -> Result<Found, Stop> {
         let branch = self.branch(branch);
-        branch.check_readable(at)?;
-        let outcome = self
-            .read_version(Rc::clone(&branch), key, at, page, patience)
-            .await;
-        self.check_all_horizons(branch, at)?;
-        outcome
+        branch.want();
+        loop {
+            self.check_readable(&branch, at)?;
+            let ended = branch.memory_ended();
+            let outcome = self
+                .read_version(Rc::clone(&branch), key, at, page, patience)
+                .await;
+            if branch.memory_ended() != ended {
+                // Some of it may be of what was lost to another process meanwhile.
+                continue;
+            }
+            self.check_all_horizons(branch, at)?;
+            return outcome;
+        }
     }
 
     async fn read_version(

@@ -44,7 +44,7 @@ impl<P: Platform> ShardState<P> {
         );
         let owner = self.owner(&from);
         if owner == self.mesh.core() {
-            return self.scan(branch, from, to, at).await;
+            return self.scan_refreshed(branch, (from, to), at).await;
         }
         let (reply, answer) = async_channel::bounded(1);
         let request = ScanRequest {
@@ -73,17 +73,21 @@ impl<P: Platform> ShardState<P> {
             reply,
         } = *request;
         // Whoever asked may have gone; then nobody misses the answer.
-        let _ = reply.send(self.scan(branch, from, to, at).await).await;
+        let found = self.scan_refreshed(branch, (from, to), at).await;
+        let _ = reply.send(found).await;
     }
 
-    async fn scan(
+    /// One try.
+    pub(super) async fn scan(
         self: &Rc<Self>,
         branch: BranchNumber,
         from: Key,
         to: Key,
         at: Lsn,
     ) -> ScanResult {
-        self.branch(branch).check_readable(at)?;
+        let on_core = self.branch(branch);
+        on_core.want();
+        self.check_readable(&on_core, at)?;
         let keys = self.keys_between(branch, from, to, at).await?;
         let mut values = Vec::with_capacity(keys.len());
         let mut page = self.pool.take();

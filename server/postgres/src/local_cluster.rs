@@ -190,22 +190,68 @@ impl LocalCluster {
             initdb.arg(format!("--wal-segsize={mib}"));
         }
         run(&mut initdb)?;
-        let configuration = data.join("postgresql.conf");
         let mut settings = vec![
-            "listen_addresses = '127.0.0.1'".to_owned(),
-            format!("port = {}", cluster.port),
-            format!("unix_socket_directories = '{}'", folder.display()),
             "fsync = off".to_owned(),
             "shared_buffers = 32MB".to_owned(),
             "max_connections = 50".to_owned(),
         ];
         settings.extend(options.settings.iter().cloned());
+        cluster.configure(&settings)?;
+        Ok(cluster)
+    }
+
+    /// A standby of this cluster, which has to run: a base backup below `folder`, which must exist and gets a subfolder `data`,
+    /// with a port of its own. It is not started.
+    /// # Errors
+    /// `pg_basebackup` said no.
+    pub fn standby(&self, folder: &Path) -> Result<LocalCluster, LocalClusterError> {
+        let file_error = |path: &Path| {
+            let path = path.to_owned();
+            move |source| LocalClusterError::File { path, source }
+        };
+        if let Some(User { uid, gid }) = self.user {
+            chown(folder, Some(uid), Some(gid)).map_err(file_error(folder))?;
+        }
+        let standby = LocalCluster {
+            binaries: self.binaries.clone(),
+            user: self.user,
+            folder: folder.to_owned(),
+            port: free_port().map_err(file_error(Path::new("127.0.0.1:0")))?,
+            running: false,
+        };
+        let mut backup = self.command("pg_basebackup");
+        backup.args(["--checkpoint=fast", "--write-recovery-conf", "--pgdata"]);
+        run(backup.arg(standby.data_directory()))?;
+        standby.configure(&[])?;
+        Ok(standby)
+    }
+
+    /// Makes a standby that runs a primary of its own, on a new timeline; waits until it is.
+    /// # Errors
+    /// It is none, or did not become one.
+    pub fn promote(&self) -> Result<(), LocalClusterError> {
+        let mut promote = self.command("pg_ctl");
+        promote.args(["promote", "--wait", "--silent", "--timeout=60", "--pgdata"]);
+        run(promote.arg(self.data_directory())).map(drop)
+    }
+
+    /// Lines behind those that `postgresql.conf` has: where it listens, and `more`.
+    fn configure(&self, more: &[String]) -> Result<(), LocalClusterError> {
+        let configuration = self.data_directory().join("postgresql.conf");
+        let mut settings = vec![
+            "listen_addresses = '127.0.0.1'".to_owned(),
+            format!("port = {}", self.port),
+            format!("unix_socket_directories = '{}'", self.folder.display()),
+        ];
+        settings.extend_from_slice(more);
         fs::OpenOptions::new()
             .append(true)
             .open(&configuration)
             .and_then(|mut file| writeln!(file, "{}", settings.join("\n")))
-            .map_err(file_error(&configuration))?;
-        Ok(cluster)
+            .map_err(|source| LocalClusterError::File {
+                path: configuration,
+                source,
+            })
     }
 
     /// Starts the server and waits until it takes connections.

@@ -135,12 +135,24 @@ impl Default for AdminConfig {
 }
 
 /// Object storage.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
     /// `file:///dir`, `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix`; empty for `objects` in the
     /// data directory.
     pub url: String,
+    /// How often a branch that is read, and that another server may write, is compared with the store: one request each time, for
+    /// it and each of its ancestors. 0 for never: it stays as it was when it was opened. Range 0, 10ms..=1h.
+    pub refresh_every: Span,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        StoreConfig {
+            url: String::new(),
+            refresh_every: Span(Duration::from_secs(1)),
+        }
+    }
 }
 
 /// Keys.
@@ -343,6 +355,14 @@ impl Config {
         let mut problems = Problems(Vec::new());
         self.pages.check(&mut problems);
         self.admin.check(&mut problems);
+        if !self.store.refresh_every.0.is_zero() {
+            problems.span(
+                "store.refresh_every",
+                self.store.refresh_every,
+                "10ms",
+                "1h",
+            );
+        }
         problems.size("cache.size", self.cache.size, 16 << 20, 64 << 40);
         problems.size("cache.ram", self.cache.ram, 0, 1 << 40);
         problems.size("follow.memory", self.follow.memory, 8 << 20, 64 << 30);

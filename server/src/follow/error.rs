@@ -56,7 +56,7 @@ pub enum FollowError {
     },
     /// Another cluster.
     #[error(
-        "the primary is another cluster: its system identifier is {found}, the branch's is {wanted}. Attach the right one, or this one as a new branch"
+        "the primary is another cluster: its system identifier is {found}, the branch's is {wanted}"
     )]
     OtherCluster {
         /// The primary's.
@@ -66,7 +66,7 @@ pub enum FollowError {
     },
     /// The primary's history left ours before the end of what is there.
     #[error(
-        "timeline {timeline} left ours at {at}, and there is WAL up to {end}: that tail is not in the primary's history. Attach the primary as a new branch"
+        "timeline {timeline} left ours at {at}, and there is WAL up to {end}: that tail is not in the primary's history"
     )]
     Forked {
         /// The new timeline.
@@ -76,12 +76,60 @@ pub enum FollowError {
         /// Where ours ends.
         end: Lsn,
     },
+    /// The local WAL goes on from the object store's with an older timeline than another server did.
+    #[error(
+        "another server went on with timeline {timeline} at {at}: the local WAL up to {end} is of an older one, and in no history any more"
+    )]
+    LocalTail {
+        /// The timeline in the object store.
+        timeline: u32,
+        /// Where the object store's WAL ends.
+        at: Lsn,
+        /// Where the local WAL does.
+        end: Lsn,
+    },
+    /// The branch does not end where a record of the primary's does.
+    #[error("the branch ends at {at}, and no record of the primary's WAL begins there: {source}")]
+    NoRecord {
+        /// Where it ends.
+        at: Lsn,
+        /// What is there.
+        source: WalError,
+    },
     /// Nothing more can be taken for a while.
     #[error("stalled: {0}")]
     Stalled(String),
 }
 
 impl FollowError {
+    /// For `status`: why the branch (tenant/branch) does not follow, and what may help.
+    pub fn reason(&self, branch: &str) -> String {
+        match self.advice(branch) {
+            Some(advice) => format!("{self}. {advice}"),
+            None => self.to_string(),
+        }
+    }
+
+    fn advice(&self, branch: &str) -> Option<String> {
+        match self {
+            FollowError::Forked { at, .. } => Some(format!(
+                "To go on with it: `pageserver detach {branch}`, `pageserver branch restore {branch}@{at}`, which keeps what \
+                 is there as a branch of its own, and attach again"
+            )),
+            FollowError::LocalTail { .. } => Some(
+                "To go on without it, remove the branch's folder below `wal/` in the data directory and attach again".to_owned(),
+            ),
+            FollowError::OtherCluster { .. } => {
+                Some("Attach the right one, or this one as a new branch".to_owned())
+            }
+            FollowError::NoRecord { .. } => Some(
+                "A branch can go on with a primary from where one of its records ends, such as the end of its parent or \
+                 where a timeline forked".to_owned(),
+            ),
+            _ => None,
+        }
+    }
+
     /// Whether no later try can succeed without somebody doing something first.
     pub fn is_final(&self) -> bool {
         match self {
@@ -92,7 +140,9 @@ impl FollowError {
             | FollowError::Wal(_)
             | FollowError::Record(_)
             | FollowError::Gap { .. }
-            | FollowError::Forked { .. } => true,
+            | FollowError::Forked { .. }
+            | FollowError::LocalTail { .. }
+            | FollowError::NoRecord { .. } => true,
             FollowError::LocalWal(error) => is_damage(error),
             FollowError::Read(_)
             | FollowError::Stopping

@@ -30,6 +30,8 @@ use crate::config::FollowConfig;
 pub struct FollowerParts {
     /// The engine that the branch is read from.
     pub engine: Arc<Engine>,
+    /// tenant/branch, for people.
+    pub name: String,
     /// Tenant and branch.
     pub place: (TenantId, BranchId),
     /// How to connect to the primary.
@@ -59,11 +61,11 @@ impl Follower {
     pub fn start(attachment: Attachment, parts: FollowerParts) -> std::io::Result<Follower> {
         let status = FollowStatus::new();
         let (stop, stopped) = async_channel::bounded(1);
-        let (theirs, name) = (status.clone(), attachment.name.clone());
+        let (theirs, name) = (status.clone(), parts.name.clone());
         let thread = std::thread::Builder::new()
             .name(format!("follow {name}"))
             .spawn(move || {
-                let span = tracing::info_span!("follow", branch = name);
+                let span = tracing::info_span!("follow", branch = name.as_str());
                 let _entered = span.enter();
                 let ran = run_with_ring(RING_ENTRIES, async || {
                     run(&parts, &theirs, &stopped).await;
@@ -128,7 +130,7 @@ async fn run(parts: &FollowerParts, status: &FollowStatus, stop: &async_channel:
         let Err(error) = follow(parts, status, stop).await else {
             return;
         };
-        let reason = error.to_string();
+        let reason = error.reason(&parts.name);
         if error.is_final() {
             tracing::error!(reason, "the branch does not follow its primary any more");
             status.set_phase(Phase::Stopped { reason });
@@ -162,7 +164,8 @@ async fn follow(
         .map_err(FollowError::Directory)?;
     slot.advance(branch.log.stored_end());
     let outcome = sessions(parts, &mut branch, &slot, system_identifier, status, stop).await;
-    if outcome.is_ok() {
+    // Where the primary has left our history the branch is sound: what it has is kept.
+    if matches!(outcome, Ok(()) | Err(FollowError::Forked { .. })) {
         finish(&mut branch).await;
     }
     branch.abandon().await;
@@ -193,7 +196,7 @@ async fn sessions(
                 error @ (FollowError::Replication(_)
                 | FollowError::OtherCluster { .. }
                 | FollowError::Stalled(_)),
-            ) => error.to_string(),
+            ) => error.reason(&parts.name),
             Err(other) => return Err(other),
         };
         if status.snapshot().progress.received > before {

@@ -94,6 +94,7 @@ impl Followers {
         let slot = attachment.slot.parse().map_err(|error| told(&error))?;
         let parts = FollowerParts {
             engine: Arc::clone(&self.engine),
+            name: attachment.name.clone(),
             place,
             settings,
             slot,

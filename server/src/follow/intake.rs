@@ -114,7 +114,14 @@ impl Intake {
     fn decode(&mut self, bytes: &[u8]) -> Result<usize, FollowError> {
         let mut rest = bytes;
         while !rest.is_empty() && self.work.is_none() {
-            let Decoded { consumed, record } = self.decoder.decode(rest)?;
+            let decoded = self.decoder.decode(rest);
+            let Decoded { consumed, record } = decoded.map_err(|source| match self.taken {
+                0 => FollowError::NoRecord {
+                    at: self.last_end,
+                    source,
+                },
+                _ => source.into(),
+            })?;
             rest = &rest[consumed..];
             let Some(record) = record else { continue };
             let end = record.end;

@@ -107,7 +107,7 @@ impl BranchLog {
             let known = intake.timeline().unwrap_or(chunk.timeline);
             if chunk.timeline < known {
                 // Another server went on with a later timeline.
-                return Err(FollowError::Forked {
+                return Err(FollowError::LocalTail {
                     timeline: known,
                     at: end,
                     end: Lsn(end.0 + fresh.len() as u64),

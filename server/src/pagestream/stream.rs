@@ -258,6 +258,7 @@ impl PageStream {
                             waited: wire.context.settings.lsn_wait_timeout,
                         })
                     } else {
+                        self.branch.want();
                         return Ok(());
                     };
                 }

@@ -3,9 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::catalog::InlineCpu;
-use engine::ingest::{Flusher, IngestConfig, IngestError, VersionWriter, WalReplay, WalStore};
+use engine::ingest::{
+    CompactionConfig, Compactor, Flusher, Garbage, IngestConfig, IngestError, VersionWriter,
+    WalReplay, WalStore,
+};
+use engine::io::clock::Moment;
 use engine::layer::Value;
 use engine::types::{BranchId, Key, Lsn, TenantId};
 use engine::{Core, Engine, ReadError};
@@ -36,6 +41,9 @@ fn draw(random: &mut ChaCha8Rng, lsns: std::ops::Range<u64>, known: &mut Version
     for lsn in lsns {
         for _ in 0..3 {
             let key = block_key(1, random.next_u32() % BLOCKS);
+            if known.contains_key(&(key, Lsn(lsn))) {
+                continue;
+            }
             let is_new = known.range((key, Lsn(0))..=(key, Lsn::MAX)).count() == 0;
             let mut bytes = vec![0; 1 + (random.next_u32() % 300) as usize];
             random.fill_bytes(&mut bytes);
@@ -109,18 +117,38 @@ async fn drain(mut replay: WalReplay) -> (Vec<(u64, Vec<u8>)>, WalStore) {
 struct Writer {
     versions: VersionWriter<Arc<Engine>>,
     flusher: Flusher<Arc<Engine>>,
+    compactor: Compactor<Arc<Engine>>,
+    garbage: Garbage,
     wal: WalStore,
     pieces: Vec<(u64, Vec<u8>)>,
     durable: Lsn,
 }
 
+impl Writer {
+    /// Makes versions readable up to `last`, and durable.
+    async fn flush(&mut self, versions: &Versions, last: u64) {
+        put_all(self, versions);
+        self.versions.advance(Lsn(last)).await.expect("cores");
+        let frozen = self.versions.freeze().await.expect("cores");
+        let wal = self.wal.position(Lsn(last));
+        let flushed = self.flusher.flush(frozen, wal, &InlineCpu).await;
+        assert_eq!(flushed.expect("a flush").durable_lsn, Lsn(last));
+    }
+}
+
 async fn open(running: &RunningEngine, place: (TenantId, BranchId)) -> Writer {
-    let ingest = running.engine.ingest(place, IngestConfig::default()).await;
+    let config = IngestConfig {
+        compaction: CompactionConfig::tiny(),
+        ..IngestConfig::default()
+    };
+    let ingest = running.engine.ingest(place, config).await;
     let ingest = ingest.expect("a claim");
     let (pieces, wal) = drain(ingest.replay).await;
     Writer {
         versions: ingest.versions,
         flusher: ingest.flusher,
+        compactor: ingest.compactor,
+        garbage: ingest.garbage,
         wal,
         pieces,
         durable: ingest.facts.last_lsn,
@@ -244,4 +272,143 @@ async fn stored_wal_comes_back_to_the_next_writer_and_the_one_before_is_fenced()
     let starts: Vec<_> = third.pieces.iter().map(|(start, _)| *start).collect();
     assert_eq!(starts, [107, 113]);
     running.stop();
+}
+
+/// Waits until a reader has come to an LSN.
+async fn wait_for(running: &RunningEngine, place: (TenantId, BranchId), lsn: u64) {
+    wait_until(running, place, |last| last >= Lsn(lsn)).await;
+}
+
+async fn wait_until(
+    running: &RunningEngine,
+    place: (TenantId, BranchId),
+    is_meant: impl Fn(Lsn) -> bool,
+) {
+    for _ in 0..500 {
+        let last = running.on_core(0, async move |core: Core| {
+            let branch = core.open_branch(place.0, place.1).await.expect("opens");
+            branch.want();
+            branch.last_lsn()
+        });
+        if is_meant(last.await) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the reader never comes to where it should");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_process_writes_merges_and_deletes_is_followed_by_readers() {
+    let mut random = ChaCha8Rng::seed_from_u64(12);
+    let site = Site::new().await;
+    let mut known = Versions::new();
+    let first = draw(&mut random, 100..101, &mut known);
+    let values: Vec<_> = first
+        .iter()
+        .map(|((key, lsn), (_, bytes))| (*key, *lsn, Value::Image(bytes)))
+        .collect();
+    let branch = site.write_values("main", None, &values).await;
+    let place = (site.tenant, branch);
+    let other = |name: &str, refresh_every: Option<Duration>| {
+        let data_dir = site.data_dir().join(name);
+        std::fs::create_dir_all(&data_dir).expect("a folder");
+        site.start(2, |config| {
+            config.data_dir = data_dir;
+            config.shard.refresh_every = refresh_every;
+        })
+    };
+    let writing = other("writing", Some(Duration::from_millis(50)));
+    let reading = other("reading", Some(Duration::from_millis(50)));
+    // Looks at the store only where it has to.
+    let opened_once = other("opened-once", None);
+    for running in [&reading, &opened_once] {
+        judge(running, place, &known, &[100]).await;
+    }
+
+    let mut writer = open(&writing, place).await;
+    for round in 0..5 {
+        let last = 120 + round * 20;
+        let fresh = draw(&mut random, last - 19..last + 1, &mut known);
+        writer.flush(&fresh, last).await;
+        wait_for(&reading, place, last).await;
+        judge(&reading, place, &known, &[101, last - 3, last]).await;
+    }
+    // All layers but the first go, also those that a reader knows.
+    let mut merged = 0;
+    while let Some(compacted) = writer.compactor.compact(&InlineCpu).await.expect("merges") {
+        let removed = compacted.removed();
+        let commit = writer.flusher.commit_compaction(compacted).await;
+        merged += commit.expect("committed").layers_in;
+        writer.garbage.take(&removed, Moment(0));
+    }
+    let deleted = writer.garbage.delete_due(Moment(u64::MAX)).await;
+    assert_eq!(deleted.expect("deleted").objects, merged);
+    assert!(merged > 3, "{merged}");
+    judge(&reading, place, &known, &[101, 150, 200]).await;
+
+    // A branch of what this one has not seen is read as it is, and so is one that was read before.
+    let child = site
+        .write_child("dev", (branch, Lsn(190)), &[], Lsn(190))
+        .await;
+    let dev = (site.tenant, child);
+    judge(&opened_once, dev, &known, &[100, 155, 190]).await;
+    judge(&opened_once, place, &known, &[100, 200]).await;
+
+    // What the writer had in memory only is not what comes of it.
+    let mut lost = known.clone();
+    let fresh = draw(&mut random, 201..211, &mut lost);
+    put_all(&mut writer, &fresh);
+    writer.versions.advance(Lsn(210)).await.expect("cores");
+    judge(&writing, place, &lost, &[200, 210]).await;
+    let mut next = open(&reading, place).await;
+    drop(writer);
+    let fresh = draw(&mut random, 201..206, &mut known);
+    next.flush(&fresh, 205).await;
+    wait_until(&writing, place, |last| last == Lsn(205)).await;
+    let fresh = draw(&mut random, 206..221, &mut known);
+    next.flush(&fresh, 220).await;
+    wait_for(&writing, place, 220).await;
+    judge(&writing, place, &known, &[101, 200, 205, 210, 220]).await;
+
+    // Taken back, by cores of which one has not read anything since it was lost.
+    let mut lost = known.clone();
+    let fresh = draw(&mut random, 221..231, &mut lost);
+    put_all(&mut next, &fresh);
+    next.versions.advance(Lsn(230)).await.expect("cores");
+    judge(&reading, place, &lost, &[230]).await;
+    let mut back = open(&writing, place).await;
+    drop(next);
+    let fresh = draw(&mut random, 221..226, &mut known);
+    back.flush(&fresh, 225).await;
+    wait_until(&reading, place, |last| last == Lsn(225)).await;
+    let mut again = open(&reading, place).await;
+    drop(back);
+    let fresh = draw(&mut random, 226..241, &mut known);
+    put_all(&mut again, &fresh);
+    again.versions.advance(Lsn(240)).await.expect("cores");
+    judge(&reading, place, &known, &[220, 226, 230, 240]).await;
+    again.flush(&Versions::new(), 240).await;
+    wait_for(&writing, place, 240).await;
+    for running in [&writing, &reading] {
+        judge(running, place, &known, &[101, 220, 225, 230, 240]).await;
+    }
+
+    // It goes on by itself on a branch that nobody has written to, below what that one's parent has.
+    let mut writer = open(&writing, dev).await;
+    assert_eq!(writer.durable, Lsn(190));
+    let mut of_dev = known.clone();
+    of_dev.retain(|(_, lsn), _| *lsn <= Lsn(190));
+    let fresh = draw(&mut random, 191..199, &mut of_dev);
+    writer.flush(&fresh, 198).await;
+    for running in [&writing, &reading, &opened_once] {
+        if !std::ptr::eq(running, &opened_once) {
+            wait_for(running, dev, 198).await;
+            judge(running, dev, &of_dev, &[100, 190, 194, 198]).await;
+        }
+        judge(running, place, &known, &[190, 194]).await;
+    }
+    for running in [writing, reading, opened_once] {
+        running.stop();
+    }
 }

@@ -1,13 +1,9 @@
 //! A standby is promoted: its WAL goes on with a new timeline, and so do we, at the exact byte.
 
 use std::fs;
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use engine::types::Lsn;
-use harness::postgres::TestCluster;
 use harness::sql::Session;
 use postgres::local_cluster::StopMode;
 use postgres::replication::{
@@ -110,78 +106,15 @@ fn a_promotion_is_followed_while_it_happens() {
     }
 }
 
-/// A stock standby with data of its own. Dropping it stops it.
-struct Standby<'a> {
-    primary: &'a TestCluster,
-    data: PathBuf,
-    port: u16,
-}
-
-impl<'a> Standby<'a> {
-    fn start(primary: &'a TestCluster) -> Standby<'a> {
-        let data = primary.scratch("standby");
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-        let port = listener.local_addr().expect("bound").port();
-        let folder = data.to_str().expect("UTF-8");
-        let arguments = [
-            "--write-recovery-conf",
-            "--checkpoint=fast",
-            "--pgdata",
-            folder,
-        ];
-        primary.run("pg_basebackup", &arguments).expect("a backup");
-        drop(listener);
-        let standby = Standby {
-            primary,
-            data,
-            port,
-        };
-        standby.control(&["start", "--options", &format!("-p {port} -k ''")]);
-        standby
-    }
-
-    fn control(&self, arguments: &[&str]) {
-        let mut command: Command = self.primary.command("pg_ctl");
-        let status = command
-            .args(arguments)
-            .arg("--wait")
-            .arg("--pgdata")
-            .arg(&self.data)
-            .arg("--log")
-            .arg(self.primary.scratch("standby.log"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .expect("pg_ctl runs");
-        let said = fs::read_to_string(self.primary.scratch("standby.log")).unwrap_or_default();
-        assert!(status.success(), "pg_ctl {arguments:?}:\n{said}");
-    }
-
-    fn lsn(&self, sql: &str) -> Lsn {
-        let text = Session::open(self.port, "postgres").value(sql);
-        text.parse().expect("a position")
-    }
-}
-
-impl Drop for Standby<'_> {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.control(&["stop", "--mode=immediate"]);
-        }
-    }
-}
-
 #[test]
 fn a_failover_to_a_standby_is_followed() {
-    let primary = cluster(15, &[]);
-    let kill = || {
-        let data = primary.data_directory();
-        let data = data.to_str().expect("UTF-8");
-        let arguments = ["stop", "--mode=immediate", "--pgdata", data];
-        primary.run("pg_ctl", &arguments).expect("it is killed");
+    let mut primary = cluster(15, &[]);
+    let mut standby = primary.standby();
+    standby.start().expect("it starts");
+    let lsn_of_standby = |sql: &str| -> Lsn {
+        let text = Session::open(standby.port(), "postgres").value(sql);
+        text.parse().expect("a position")
     };
-    let standby = Standby::start(&primary);
     let begin = flushed(&primary);
     run(async {
         let mut received = Received::new(begin);
@@ -208,12 +141,12 @@ fn a_failover_to_a_standby_is_followed() {
             .expect("a table");
         // The standby has at least what we have, and perhaps more.
         let replayed = "select pg_last_wal_replay_lsn()";
-        while standby.lsn(replayed) < received.end() {
+        while lsn_of_standby(replayed) < received.end() {
             sleep(Duration::from_millis(50)).await;
         }
-        kill();
-        standby.control(&["promote"]);
-        let port = standby.port;
+        primary.stop(StopMode::Immediate).expect("it is killed");
+        standby.promote().expect("it is promoted");
+        let port = standby.port();
         let settings = settings(&format!("host=127.0.0.1 port={port} user=postgres"));
         let start = from(1, received.end());
         let mut receiver = follow(&settings, &start).await.expect("a stream");
@@ -221,9 +154,9 @@ fn a_failover_to_a_standby_is_followed() {
         goes_on(&settings, end, &mut received, || {
             let sql = "create table c as select generate_series(1, 10000)";
             Session::open(port, "postgres").run(sql);
-            standby.lsn("select pg_current_wal_flush_lsn()")
+            lsn_of_standby("select pg_current_wal_flush_lsn()")
         })
         .await;
-        received.assert_is_that_of(&standby.data, 1 << 20);
+        received.assert_is_that_of(&standby.data_directory(), 1 << 20);
     });
 }

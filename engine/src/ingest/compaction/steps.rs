@@ -134,6 +134,7 @@ mod tests {
             key_space: Arc::new(FirstByte),
             config: LayerConfig {
                 compress: false,
+                object_bytes_max: 1 << 20,
                 ..LayerConfig::tiny()
             },
         });
