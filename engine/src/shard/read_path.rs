@@ -87,8 +87,9 @@ impl<P: Platform> ShardState<P> {
         let branch = self.branch(branch);
         branch.want();
         loop {
-            self.check_readable(&branch, at)?;
+            // Before the check: what ends behind it is seen below.
             let ended = branch.memory_ended();
+            self.check_readable(&branch, at)?;
             let outcome = self
                 .read_version(Rc::clone(&branch), key, at, page, patience)
                 .await;
