@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use async_channel::{Receiver, Sender};
 
 use crate::cache::{CacheConfig, CacheError, CacheLayout, CacheStats, Deal, Loader, ShardCache};
+use crate::catalog::Cpu;
+use crate::check::{self, CheckConfig, CheckReport, Inspector};
 use crate::ingest::{self, Ingest, IngestConfig, IngestError};
 use crate::io::clock::Spawner;
 use crate::io::executor::{CoreConfig, CoreError, CoreHandle, allowed_cpus, start_core};
@@ -253,6 +255,38 @@ impl Engine {
         config: IngestConfig,
     ) -> Result<Ingest<Arc<Engine>>, IngestError> {
         ingest::open(&self.branches, Arc::clone(self), &self.clock, place, config).await
+    }
+
+    /// Checks a branch as it is stored; `progress` hears of what was seen so far. Reads behind all else and works on `cpu`; has
+    /// [`CheckConfig::step_bytes`] of layers in memory at once, opened. To be called as [`Engine::ingest`] is.
+    ///
+    /// # Errors
+    /// What keeps the check from going on: the store is away, keys are refused, the manifest does not open. All else that is
+    /// damaged or missing is in the report.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub async fn check_branch(
+        self: &Arc<Self>,
+        place: (TenantId, BranchId),
+        config: &CheckConfig,
+        inspector: &Arc<dyn Inspector>,
+        cpu: &impl Cpu,
+        progress: impl FnMut(&CheckReport),
+    ) -> Result<CheckReport, IngestError> {
+        let branch = check::CheckedBranch {
+            branches: &self.branches,
+            place,
+        };
+        check::check_branch(
+            branch,
+            self,
+            &self.clock,
+            (config, inspector),
+            cpu,
+            progress,
+        )
+        .await
     }
 
     /// Counters and histograms of all cores. Costs one message to each.

@@ -18,11 +18,13 @@
 //! - [`redo`]: how deltas are applied, which whoever opens the engine says;
 //! - [`catalog`]: tenants, branches, their names, and the writer that fills a new branch;
 //! - [`ingest`]: the writer of a branch that is read meanwhile;
+//! - [`check`]: opens all of a branch, and replays every version;
 //! - [`scrub`]: finds damage in stored objects, without a key.
 #![deny(unsafe_code)]
 
 pub mod cache;
 pub mod catalog;
+pub mod check;
 pub mod crypto;
 mod engine;
 pub mod error;
@@ -33,6 +35,7 @@ pub mod io;
 pub mod layer;
 pub mod manifest;
 pub mod memory;
+mod merge;
 pub mod planted;
 pub mod redo;
 pub mod scrub;

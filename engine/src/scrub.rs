@@ -197,7 +197,7 @@ fn check_head(path: &str, head: &[u8; HEAD_BYTES]) -> Result<(), RecordProblem> 
         _ => return Err(RecordProblem::OtherFormat),
     };
     let known = match magic {
-        b"PSMANIFE" | b"PSTENANT" | b"PSNAMERC" => 2,
+        b"PSMANIFE" | b"PSTENANT" | b"PSNAMERC" | b"PSWALOBJ" => 2,
         _ => 1,
     };
     if !(1..=known).contains(&version) {

@@ -4,7 +4,7 @@
 use std::thread::Builder;
 
 use engine::catalog::{
-    BranchWriter, CatalogError, CommitFacts, Cpu, LayerUploads, Tenant, WAL_PIECE_BYTES_MAX,
+    BranchWriter, CatalogError, CommitFacts, LayerUploads, Tenant, WAL_PIECE_BYTES_MAX,
     WriterConfig,
 };
 use engine::layer::Value;
@@ -18,6 +18,7 @@ use postgres::replication::ReplicationError;
 use tokio::runtime::{Handle, Runtime};
 
 use crate::catalog::ServerCatalog;
+use crate::cpu::BlockingThreads;
 use crate::exit::{Exit, Failure};
 
 /// What an import became.
@@ -118,20 +119,6 @@ pub fn run(
     };
     let branch = runtime.block_on(begun.writer.commit(facts))?;
     Ok(Imported { branch, summary })
-}
-
-/// Computes on a thread of its own: several windows are sealed at once, and layers are handed to the store meanwhile.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct BlockingThreads;
-
-impl Cpu for BlockingThreads {
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        match tokio::task::spawn_blocking(work).await {
-            Ok(output) => output,
-            // It is never cancelled: whoever waits for it is the runtime's own main task.
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-        }
-    }
 }
 
 /// The thread that has layers sealed and hands them to the store threads, beside the one that reads the source.

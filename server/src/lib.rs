@@ -18,6 +18,7 @@ pub mod branch_maker;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+mod cpu;
 pub mod data_dir;
 pub mod deployment;
 pub mod exit;

@@ -142,12 +142,22 @@ async fn listings_are_ordered_and_bounded_by_directory(name: &str, objects: &imp
             );
         }
     }
-    for count_max in [0, 1, 3, 4, 100] {
-        let first = objects.list_first("contract/list/", count_max).await;
-        let first = first.unwrap_or_else(|error| panic!("{name}: list_first: {error}"));
-        let found: Vec<_> = first.iter().map(|object| object.path.as_str()).collect();
-        let expected = &in_list[..count_max.min(in_list.len())];
-        assert_eq!(found, expected, "{name}: the first {count_max}");
+    for (after, behind) in [
+        (None, in_list),
+        (Some(paths[0]), &in_list[1..]),
+        (Some("contract/list/00000000-ffff"), &in_list[2..]),
+    ] {
+        for count_max in [0, 1, 3, 4, 100] {
+            let listing = objects.list_first("contract/list/", after, count_max);
+            let first = listing.await;
+            let first = first.unwrap_or_else(|error| panic!("{name}: list_first: {error}"));
+            let found: Vec<_> = first.iter().map(|object| object.path.as_str()).collect();
+            let expected = &behind[..count_max.min(behind.len())];
+            assert_eq!(
+                found, expected,
+                "{name}: the first {count_max} after {after:?}"
+            );
+        }
     }
     for path in paths {
         delete(name, objects, path).await;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres::local_cluster::{ClusterOptions, SUPERUSER};
 
@@ -79,7 +79,8 @@ fn clients(cluster: &TestCluster) -> Child {
 /// What else happens, over and over, until `over`.
 fn upheaval(port: u16, over: &AtomicBool) {
     let mut session = Session::open(port, "postgres");
-    let mut round = 0;
+    let (mut round, mut has_tablespace) = (0, false);
+    let begun = now();
     while !over.load(Ordering::SeqCst) {
         round += 1;
         let made = format!("made_{round}");
@@ -109,17 +110,30 @@ fn upheaval(port: u16, over: &AtomicBool) {
             "reindex table pg_class",
         ]);
         if round == 1 {
+            session.run_each(&["drop database leaves", "create database comes"]);
+        }
+        // A tablespace made in place is in no backup; one that came before it would be in a standby only where a table in it came
+        // behind.
+        let phase = session
+            .value("select coalesce(string_agg(phase, ','), '') from pg_stat_progress_basebackup");
+        let is_under_way = phase.contains("streaming");
+        let comes_none = phase.is_empty() && begun.elapsed() > Duration::from_secs(3);
+        if !has_tablespace && (is_under_way || comes_none) {
             session.run_each(&[
-                "drop database leaves",
-                "create database comes",
                 "create tablespace later location ''",
                 "create table placed (a int) tablespace later",
             ]);
+            has_tablespace = true;
         }
         if round % 2 == 0 {
             session.run(&format!("drop table {made}"));
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "since when there is work")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// Ends the session's work, also when what goes on beside it panics.

@@ -1,6 +1,7 @@
 //! A branch that follows a stock primary, judged by stock standbys: the same backup, replayed up to the same LSN, gives the
 //! same pages, sizes and segments. The branch is attached and read while the cluster works, and its server is killed.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use engine::types::Lsn;
@@ -223,6 +224,17 @@ fn every_page_at_any_lsn_is_that_of_a_standby_stopped_there() {
     judge(&server);
     let (status, _) = server.terminate();
     assert!(status.success());
+    // Every version of every page can be replayed, also those that nobody asked for.
+    let checked = assert_sound(&site, "acme/main");
+    assert!(checked["replayed"].as_u64() > Some(10_000), "{checked:#}");
+}
+
+/// Checks all of a branch; what was seen.
+fn assert_sound(site: &Site, branch: &str) -> serde_json::Value {
+    let checked = site.json(&["check", branch, "--deep", "--json"]);
+    println!("{checked:#}");
+    assert_eq!(checked["findings"], serde_json::json!([]));
+    checked
 }
 
 #[test]
@@ -268,6 +280,21 @@ fn history_beyond_the_window_is_given_up_and_a_branch_keeps_what_it_sees() {
     session.run("drop table kept");
     catch_up(&server, &cluster);
     println!("{status:#}");
+    // Its WAL goes as well.
+    let begun = now();
+    loop {
+        let pieces = site.stored_files("wal");
+        let number = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            u64::from_str_radix(name.expect("a name"), 16).expect("a number")
+        };
+        let last = pieces.iter().map(number).max();
+        if last > Some(pieces.len() as u64 + 3) {
+            break;
+        }
+        assert!(begun.elapsed() < WAIT_MAX, "{pieces:?}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
     let refused = site.fail(8, &["branch", "create", "acme/late", "--from", &from]);
     assert!(refused.contains("can be read from"), "{refused}");
     drop(session);
@@ -282,6 +309,10 @@ fn history_beyond_the_window_is_given_up_and_a_branch_keeps_what_it_sees() {
     server.kill();
     let server = site.serve();
     judge_server(&server, &old, Some(left_at), &theirs, &standby.pages());
+    drop(server);
+    for branch in ["acme/main", "acme/old"] {
+        assert_sound(&site, branch);
+    }
 }
 
 #[test]

@@ -179,7 +179,7 @@ const SETTINGS: [&str; 6] = [
 const BRANCH: &str = "bench/main";
 /// The admin API is one below.
 const PAGES_PORT: u16 = 64_090;
-const LOOK: Duration = Duration::from_millis(1);
+const LOOK: Duration = Duration::from_millis(10);
 const WAIT_MAX: Duration = Duration::from_secs(600);
 /// No flush and no compaction for so long.
 const REST: Duration = Duration::from_secs(3);

@@ -22,8 +22,9 @@ use super::error::CatalogError;
 use super::layer_store::{LayerStore, beside};
 use super::name_record::Meaning;
 use super::name_table::NameTable;
-use super::records::{seal_begun, seal_wal};
+use super::records::seal_begun;
 use super::tenant::Tenant;
+use super::wal_record::{WAL_PIECE_BYTES_MAX, seal_wal};
 use super::window::Window;
 use crate::layer::{LayerConfig, Value};
 use crate::manifest::{
@@ -426,9 +427,6 @@ impl<O> fmt::Debug for LayerUploads<O> {
         write!(f, "LayerUploads({})", self.layers.tenant)
     }
 }
-
-/// Largest piece of WAL in one object.
-pub const WAL_PIECE_BYTES_MAX: usize = 16 << 20;
 
 /// Sections that go into one edit: about 2 MiB of it. A layer has at most 1,024 (one per partition).
 const SECTIONS_PER_EDIT_MAX: usize = 16 << 10;

@@ -24,27 +24,27 @@ mod name_table;
 mod names;
 mod records;
 mod tenant;
+mod wal_record;
 mod window;
 
-pub use branch_writer::{
-    BranchWriter, CommitFacts, LayerUploads, WAL_PIECE_BYTES_MAX, WriterConfig,
-};
+pub use branch_writer::{BranchWriter, CommitFacts, LayerUploads, WriterConfig};
 pub use catalog::{Catalog, CatalogParts, FoundBranch};
 pub use children::{Child, Parent, ResetBranch, RestoredBranch};
 pub use cpu::{Cpu, InlineCpu};
 pub use error::CatalogError;
 pub(crate) use layer_store::{LayerStore, StoredLayer};
 pub use listing::{BranchSummary, Orphan};
-pub use records::WalPiece;
-pub(crate) use records::{open_wal, parse_wal, seal_wal};
 pub use tenant::Tenant;
+pub use wal_record::{WAL_PIECE_BYTES_MAX, WalPiece};
+pub(crate) use wal_record::{may_be_fence, open_wal, parse_wal, seal_wal};
 pub(crate) use window::{STRETCH_BYTES, Window};
 
-/// For fuzzing: the opened bodies of the records of tenants and of names.
+/// For fuzzing: the opened bodies of the records of tenants and of names, and of pieces of WAL.
 #[doc(hidden)]
 pub fn fuzz_records(body: &[u8]) {
     records::fuzz_tenant(body);
     name_record::fuzz(body);
+    wal_record::fuzz(body);
 }
 
 /// Requests of one call in flight at once.

@@ -1,11 +1,10 @@
 //! The small records of the catalog: sealed records (see `crypto/sealed_record.rs`) under derived keys. Texts have their
-//! length (u32) before them. Those of names are in `name_record.rs`.
+//! length (u32) before them. Those of names are in `name_record.rs`, pieces of WAL in `wal_record.rs`.
 //!
 //! | magic    | object                     | number    | derived from        | body                                    |
 //! |----------|----------------------------|-----------|---------------------|-----------------------------------------|
 //! | PSTENANT | `catalog/<tenant>/…`       | KEK epoch | the KEK             | name, name key (32)                     |
 //! | PSBEGUNB | `…/begun/<branch>`         | 0         | the name key        | name                                    |
-//! | PSWALOBJ | `…/wal/<number>`           | number    | (a DEK)             | predecessor (u64, all ones for none), epoch (u32), start LSN (u64), WAL |
 //!
 //! All are of version 1, but for the tenant's: version 2 of it, with the same body, says that no name of the tenant lies
 //! where version 1 of names put it, so that nobody needs to look there.
@@ -18,13 +17,13 @@ use zeroize::Zeroizing;
 
 use crate::crypto::entropy::Entropy;
 use crate::crypto::kek::{KEK_BYTES, Kek};
-use crate::crypto::page_seal::{BlockKind, Dek, DekId, FormatTag};
+use crate::crypto::page_seal::{BlockKind, FormatTag};
 use crate::crypto::sealed_record::{
     NO_BRANCH, RecordError, RecordFormat, RecordKey, RecordPlace, RecordProblem, SealedRecord,
-    seal_derived, seal_under_dek,
+    seal_derived,
 };
 use crate::manifest::codec::{Decoder, Encoder};
-use crate::types::{BranchId, Lsn, TenantId};
+use crate::types::{BranchId, TenantId};
 
 /// What a tenant is called, and the key of its names.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -118,80 +117,6 @@ pub(super) fn fuzz_tenant(body: &[u8]) {
     }
 }
 
-/// A piece of a branch's WAL, opened.
-#[derive(Clone, PartialEq, Eq)]
-pub struct WalPiece {
-    /// The writer's epoch.
-    pub epoch: u32,
-    /// Position of its first byte.
-    pub start: Lsn,
-    /// The WAL.
-    pub bytes: Vec<u8>,
-}
-
-impl std::fmt::Debug for WalPiece {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "WalPiece({}, {} bytes)", self.start, self.bytes.len())
-    }
-}
-
-/// Seals piece `number` of a branch's WAL; its predecessor is the number before.
-pub(crate) fn seal_wal(
-    (tenant, branch): (TenantId, BranchId),
-    number: u64,
-    (epoch, start): (u32, Lsn),
-    (id, dek): (DekId, &Dek),
-    bytes: &[u8],
-) -> Bytes {
-    let mut body = Encoder::default();
-    body.u64(number.checked_sub(1).unwrap_or(NO_PREDECESSOR))
-        .u32(epoch)
-        .lsn(start)
-        .bytes(bytes);
-    let place = RecordPlace {
-        tenant,
-        branch,
-        number,
-    };
-    seal_under_dek(&WAL, &place, id, dek, &body.finish())
-}
-
-/// The envelope of a piece of WAL; [`open_wal`] opens it.
-pub(crate) fn parse_wal(
-    path: &str,
-    bytes: &Bytes,
-    (tenant, branch): (TenantId, BranchId),
-    number: u64,
-) -> Result<SealedRecord, RecordError> {
-    let place = RecordPlace {
-        tenant,
-        branch,
-        number,
-    };
-    SealedRecord::parse(&WAL, &place, path, bytes)
-}
-
-/// The piece of WAL in `record`.
-pub(crate) fn open_wal(
-    record: &SealedRecord,
-    number: u64,
-    dek: &Dek,
-) -> Result<WalPiece, RecordError> {
-    let body = record.open(dek)?;
-    let mut from = Decoder::new(&body);
-    let decode = || {
-        if from.u64()? != number.checked_sub(1).unwrap_or(NO_PREDECESSOR) {
-            return Err(RecordProblem::Damaged("predecessor"));
-        }
-        Ok(WalPiece {
-            epoch: from.u32()?,
-            start: from.lsn()?,
-            bytes: from.rest().to_vec(),
-        })
-    };
-    decode().map_err(|problem| record.damaged(problem))
-}
-
 /// The place of a record that is the tenant's.
 pub(super) fn tenant_place(tenant: TenantId, number: u64) -> RecordPlace {
     RecordPlace {
@@ -223,15 +148,9 @@ const BEGUN: RecordFormat = RecordFormat {
     tag: FormatTag::new(b"BGUN", 1),
     kind: BlockKind::NameRecord,
 };
-const WAL: RecordFormat = RecordFormat {
-    magic: b"PSWALOBJ",
-    tag: FormatTag::new(b"WALO", 1),
-    kind: BlockKind::WalChunk,
-};
 
 /// The name key has no epochs.
 pub(super) const NO_EPOCH: u32 = 0;
-const NO_PREDECESSOR: u64 = u64::MAX;
 
 #[cfg(test)]
 pub(super) mod tests;

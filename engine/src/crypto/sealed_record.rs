@@ -119,6 +119,11 @@ impl RecordProblem {
     }
 }
 
+/// Bytes of a stored record whose body has so many.
+pub(crate) const fn record_bytes(body_bytes: usize) -> usize {
+    HEADER_BYTES + body_bytes + TAG_BYTES + CHECKSUM_BYTES
+}
+
 /// Seals a record under a DEK that seals nothing else.
 pub(crate) fn seal_under_dek(
     format: &RecordFormat,
@@ -166,7 +171,7 @@ fn seal(
         RecordKey::Dek(id) => (id.table, id.slot, [0; SALT_BYTES]),
         RecordKey::Derived { key_epoch, salt } => (key_epoch, DERIVED_SLOT, salt),
     };
-    let mut out = Vec::with_capacity(HEADER_BYTES + body.len() + TAG_BYTES + CHECKSUM_BYTES);
+    let mut out = Vec::with_capacity(record_bytes(body.len()));
     out.extend_from_slice(format.magic);
     out.extend_from_slice(&format.tag.version.to_le_bytes());
     out.extend_from_slice(&CIPHER_ID.to_le_bytes());

@@ -3,7 +3,7 @@
 //! ```text
 //!  VersionWriter ── batches ──► memory layers of the cores ── freeze ──► Flusher: one layer, manifest edit, exchange
 //!  WalStore      ── pieces of WAL ──► object store                        (durable up to the frozen LSN)
-//!  Compactor     ── layers merged ──► Flusher: manifest edit, exchange ── former layers ──► Garbage
+//!  Compactor     ── layers merged ──► Flusher: manifest edit, exchange ── former layers ──► Garbage, and old WAL
 //! ```
 //!
 //! [`open`] claims the branch's next epoch: from then on any other writer fails its next put. The WAL is the log: what is
@@ -18,6 +18,7 @@ mod compaction;
 mod error;
 mod flusher;
 mod made_layers;
+mod old_wal;
 mod on_cores;
 mod open;
 mod retention;
@@ -33,4 +34,5 @@ pub use open::{Ingest, IngestConfig, IngestKeys, open};
 pub use retention::{Due, Retention};
 pub use version_writer::{Frozen, VersionWriter};
 pub use wal_replay::WalReplay;
+pub(crate) use wal_replay::read_piece;
 pub use wal_store::WalStore;

@@ -11,6 +11,7 @@ use super::compaction::{CompactionConfig, Compactor, Garbage};
 use super::error::IngestError;
 use super::flusher::Flusher;
 use super::made_layers::LayerMaker;
+use super::old_wal::OldWal;
 use super::on_cores::OnCores;
 use super::version_writer::VersionWriter;
 use super::wal_replay::WalReplay;
@@ -55,7 +56,7 @@ pub struct Ingest<C> {
     pub flusher: Flusher<C>,
     /// Merges layers.
     pub compactor: Compactor<C>,
-    /// Deletes what no manifest names.
+    /// Deletes what no manifest names, and WAL of history that was given up.
     pub garbage: Garbage,
     /// The stored WAL behind the manifest's last LSN: to be decoded first.
     pub replay: WalReplay,
@@ -198,6 +199,15 @@ pub async fn open<C: OnCores>(
             delete_after: config.compaction.delete_after,
             has_looked: false,
             waiting: VecDeque::new(),
+            wal: OldWal {
+                place: owner,
+                shared: Arc::clone(&shared),
+                store: objects.clone(),
+                keys: Arc::clone(&keys),
+                clean_below: Lsn::INVALID,
+                cursor: None,
+                due: VecDeque::new(),
+            },
         },
         facts,
         flusher: Flusher {

@@ -1,5 +1,6 @@
 //! Takes versions and hands them to the cores that own their keys.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -13,7 +14,7 @@ use crate::types::{BranchId, Key, KeySpace, Lsn};
 
 /// The way in for the versions of one branch.
 ///
-/// A call that failed, or whose future was dropped before its end, may have left cores with different parts of a batch:
+/// A call that failed, or a [`VersionWriter::freeze`] that was dropped before its end, may have left cores with different parts:
 /// every later one is refused with [`IngestError::Broken`]. Readers see nothing of it, since the last LSN did not move.
 pub struct VersionWriter<C> {
     branch: BranchId,
@@ -24,6 +25,7 @@ pub struct VersionWriter<C> {
     batches: Vec<VersionBatch>,
     /// Bytes in the active memory layer of each core, as it said last.
     active_bytes: Vec<usize>,
+    advancing: Option<Advancing>,
     last_lsn: Lsn,
     broken: bool,
 }
@@ -61,6 +63,7 @@ impl<C: OnCores> VersionWriter<C> {
             key_space,
             batches: (0..count).map(|_| VersionBatch::default()).collect(),
             active_bytes: vec![0; count],
+            advancing: None,
             cores,
             last_lsn,
             broken: false,
@@ -77,9 +80,14 @@ impl<C: OnCores> VersionWriter<C> {
         self.batches[core].push(key, lsn, value);
     }
 
-    /// Bytes that wait for the next [`VersionWriter::advance`].
+    /// Bytes that wait for the next [`VersionWriter::advance`], or are on their way.
     pub fn pending_bytes(&self) -> usize {
-        self.batches.iter().map(VersionBatch::bytes).sum()
+        let waiting: usize = self.batches.iter().map(VersionBatch::bytes).sum();
+        waiting
+            + self
+                .advancing
+                .as_ref()
+                .map_or(0, |advancing| advancing.bytes)
     }
 
     /// Bytes in the active memory layers: what the next freeze takes.
@@ -98,7 +106,21 @@ impl<C: OnCores> VersionWriter<C> {
     /// # Errors
     /// `Backwards`, `CoreStopped`.
     pub async fn advance(&mut self, lsn: Lsn) -> Result<(), IngestError> {
-        self.begin_call()?;
+        self.advanced().await?;
+        self.begin_advance(lsn)?;
+        self.advanced().await
+    }
+
+    /// Begins the same; [`VersionWriter::advanced`] brings it about. What is put from now on is not part of it.
+    ///
+    /// # Errors
+    /// `Backwards`.
+    ///
+    /// # Panics
+    /// If another one is under way.
+    pub fn begin_advance(&mut self, lsn: Lsn) -> Result<(), IngestError> {
+        assert!(!self.is_advancing(), "one after the other");
+        self.check_sound()?;
         if lsn < self.last_lsn {
             return Err(IngestError::Backwards {
                 branch: self.branch,
@@ -107,32 +129,68 @@ impl<C: OnCores> VersionWriter<C> {
             });
         }
         let number = self.shared.number;
-        let mut handed = Vec::new();
+        let bytes = self.pending_bytes();
+        let mut taking = Vec::new();
         for (core, batch) in self.batches.iter_mut().enumerate() {
             if batch.is_empty() {
                 continue;
             }
             let batch = std::mem::take(batch);
-            let take = async move |shard: Shard<C::Platform>| shard.take_versions(number, batch);
-            let cores = &self.cores;
-            handed.push(async move { (core, cores.on_core(core, take).await) });
+            let cores = self.cores.clone();
+            taking.push(async move {
+                let take =
+                    async move |shard: Shard<C::Platform>| shard.take_versions(number, batch);
+                (core, cores.on_core(core, take).await)
+            });
         }
-        for (core, bytes) in join_all(handed).await {
-            self.active_bytes[core] = bytes.ok_or(IngestError::CoreStopped)?;
+        self.advancing = Some(Advancing {
+            lsn,
+            bytes,
+            taking: Box::pin(join_all(taking)),
+        });
+        Ok(())
+    }
+
+    /// Whether versions are on their way to the cores.
+    pub fn is_advancing(&self) -> bool {
+        self.advancing.is_some()
+    }
+
+    /// Completes when readers see what is on its way, if something is.
+    ///
+    /// # Errors
+    /// `CoreStopped`.
+    ///
+    /// # Cancellation
+    /// Safe: it goes on with the next call.
+    pub async fn advanced(&mut self) -> Result<(), IngestError> {
+        self.check_sound()?;
+        let Some(advancing) = &mut self.advancing else {
+            return Ok(());
+        };
+        let lsn = advancing.lsn;
+        let taken = (&mut advancing.taking).await;
+        self.advancing = None;
+        for (core, bytes) in taken {
+            let Some(bytes) = bytes else {
+                self.broken = true;
+                return Err(IngestError::CoreStopped);
+            };
+            self.active_bytes[core] = bytes;
         }
         self.last_lsn = lsn;
         self.shared.advance(lsn);
-        self.broken = false;
         Ok(())
     }
 
     /// Freezes what is in memory at the last LSN; what comes from now on goes into new memory layers. What was put and not
-    /// handed on stays where it is. The flush of what was frozen before has to be over.
+    /// handed on stays where it is; what is on its way is waited for. The flush of what was frozen before has to be over.
     ///
     /// # Errors
     /// `CoreStopped`.
     pub async fn freeze(&mut self) -> Result<Frozen, IngestError> {
-        self.begin_call()?;
+        self.advanced().await?;
+        self.broken = true;
         let number = self.shared.number;
         let cores = &self.cores;
         let freezing = (0..cores.count()).map(|core| {
@@ -150,12 +208,21 @@ impl<C: OnCores> VersionWriter<C> {
         })
     }
 
-    /// A call that does not come to its end leaves the writer broken.
-    fn begin_call(&mut self) -> Result<(), IngestError> {
+    fn check_sound(&self) -> Result<(), IngestError> {
         let branch = self.branch;
-        if std::mem::replace(&mut self.broken, true) {
-            return Err(IngestError::Broken { branch });
+        match self.broken {
+            true => Err(IngestError::Broken { branch }),
+            false => Ok(()),
         }
-        Ok(())
     }
 }
+
+/// Versions on their way to the cores.
+struct Advancing {
+    lsn: Lsn,
+    bytes: usize,
+    taking: Pin<Box<dyn Future<Output = Vec<TakenBy>>>>,
+}
+
+/// A core, and the bytes it has in memory then; `None` if it has stopped.
+type TakenBy = (usize, Option<usize>);

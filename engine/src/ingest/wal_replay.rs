@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::error::IngestError;
 use super::wal_store::WalStore;
-use crate::catalog::{WalPiece, open_wal, parse_wal, seal_wal};
-use crate::manifest::{KeyTables, PutOnce, WriterNames, names, put_once};
+use crate::catalog::{CatalogError, WalPiece, open_wal, parse_wal, seal_wal};
+use crate::manifest::{KeyTables, ManifestError, PutOnce, WriterNames, names, put_once};
 use crate::store::StoreClient;
 use crate::store::objects::{Objects, StoreError};
 use crate::types::{BranchId, Lsn, TenantId};
@@ -39,7 +39,8 @@ impl WalReplay {
             return Ok(None);
         }
         loop {
-            match self.read(self.next).await {
+            let read = read_piece(&self.objects, &self.keys, self.owner, self.next);
+            match read.await {
                 Ok(piece) => return self.accept(piece).map(Some),
                 Err(IngestError::Catalog(error)) if is_absent(&error) => {}
                 Err(error) => return Err(error),
@@ -89,18 +90,9 @@ impl WalReplay {
         self.next += 1;
         // An empty one on a branch without WAL says nothing of where it will begin.
         if !piece.bytes.is_empty() || self.end.is_some() {
-            self.end = Some(Lsn(piece.start.0 + piece.bytes.len() as u64));
+            self.end = Some(piece.end());
         }
         Ok(piece)
-    }
-
-    async fn read(&self, number: u64) -> Result<WalPiece, IngestError> {
-        let path = names::wal(self.owner.0, self.owner.1, number);
-        let bytes = self.objects.get_all(&path).await?;
-        let record = parse_wal(&path, &bytes, self.owner, number)?;
-        let id = record.dek_id()?;
-        let dek = self.keys.dek(&self.objects, self.owner.1, id).await?;
-        Ok(open_wal(&record, number, &dek)?)
     }
 
     /// Puts the empty piece with which a writer begins; whether it is ours.
@@ -118,9 +110,22 @@ impl WalReplay {
     }
 }
 
-fn is_absent(error: &crate::catalog::CatalogError) -> bool {
-    use crate::catalog::CatalogError;
-    use crate::manifest::ManifestError;
+/// A stored piece, opened. One GET.
+pub(crate) async fn read_piece(
+    objects: &StoreClient,
+    keys: &KeyTables,
+    owner: (TenantId, BranchId),
+    number: u64,
+) -> Result<WalPiece, IngestError> {
+    let path = names::wal(owner.0, owner.1, number);
+    let bytes = objects.get_all(&path).await?;
+    let record = parse_wal(&path, &bytes, owner, number)?;
+    let dek = keys.dek(objects, owner.1, record.dek_id()?).await?;
+    Ok(open_wal(&record, number, &dek)?)
+}
+
+/// Whether there is no such object.
+pub(super) fn is_absent(error: &CatalogError) -> bool {
     matches!(
         error,
         CatalogError::Manifest(ManifestError::Store(StoreError::NotFound { .. }))

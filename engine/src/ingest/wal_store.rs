@@ -6,8 +6,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::error::IngestError;
-use crate::catalog::{WAL_PIECE_BYTES_MAX, seal_wal};
+use crate::catalog::{Cpu, WAL_PIECE_BYTES_MAX, seal_wal};
 use crate::manifest::{PutOnce, WalPosition, WriterNames, names, put_once};
 use crate::store::StoreClient;
 use crate::types::{BranchId, Lsn, TenantId};
@@ -34,14 +36,19 @@ impl WalStore {
     }
 
     /// Stores the next piece, which begins where the last one ends: durable when this returns. At most
-    /// [`WAL_PIECE_BYTES_MAX`] bytes. One PUT, and one more every 256 pieces.
+    /// [`WAL_PIECE_BYTES_MAX`] bytes, which are compressed and sealed on `cpu`. One PUT, and one more every 256 pieces.
     ///
     /// # Errors
     /// `Fenced`, `WalGap`. After any error of the store the outcome is unknown and the writer of no more use.
     ///
     /// # Panics
     /// If there are more bytes than a piece may have.
-    pub async fn put(&mut self, start: Lsn, bytes: &[u8]) -> Result<(), IngestError> {
+    pub async fn put(
+        &mut self,
+        start: Lsn,
+        bytes: Bytes,
+        cpu: &impl Cpu,
+    ) -> Result<(), IngestError> {
         assert!(bytes.len() <= WAL_PIECE_BYTES_MAX, "callers cut the WAL");
         let (tenant, branch) = self.owner;
         if start != self.end {
@@ -56,15 +63,17 @@ impl WalStore {
             return Err(IngestError::Broken { branch });
         }
         let (id, dek) = self.names.next_dek().await?;
-        let number = self.next;
-        let sealed = seal_wal(self.owner, number, (self.epoch, start), (id, &dek), bytes);
+        let (owner, number, at) = (self.owner, self.next, (self.epoch, start));
+        let end = Lsn(start.0 + bytes.len() as u64);
+        let seal = move || seal_wal(owner, number, at, (id, &dek), &bytes);
+        let sealed = cpu.run(seal).await;
         let path = names::wal(tenant, branch, number);
         if put_once(&self.objects, &path, sealed).await? == PutOnce::Taken {
             return Err(IngestError::Fenced { branch });
         }
         self.pieces.push_back((number, start));
         self.next += 1;
-        self.end = Lsn(start.0 + bytes.len() as u64);
+        self.end = end;
         self.broken = false;
         Ok(())
     }

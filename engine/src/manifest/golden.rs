@@ -26,9 +26,7 @@ const DEK_ID: DekId = DekId { table: 5, slot: 6 };
 
 /// The stored bytes, which `made` must equal: what we write today is what we wrote then.
 pub(crate) fn golden(name: &str, made: &[u8]) -> Bytes {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/golden")
-        .join(name);
+    let path = path(name);
     let stored = std::fs::read(&path).unwrap_or_default();
     let made_hex: String = made.iter().map(|byte| format!("{byte:02x}")).collect();
     assert!(
@@ -37,6 +35,17 @@ pub(crate) fn golden(name: &str, made: &[u8]) -> Bytes {
         path.display()
     );
     stored.into()
+}
+
+/// The stored bytes of a version that is not written any more.
+pub(crate) fn golden_of_before(name: &str) -> Bytes {
+    std::fs::read(path(name)).expect("a golden file").into()
+}
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/golden")
+        .join(name)
 }
 
 fn dek() -> Dek {

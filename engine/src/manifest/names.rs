@@ -117,7 +117,12 @@ pub(crate) fn layer_at(branch: BranchId, path: &str) -> Option<ObjectId> {
 
 /// A piece of WAL.
 pub(crate) fn wal(tenant: TenantId, branch: BranchId, number: u64) -> String {
-    format!("tenants/{tenant}/branches/{branch}/wal/{number:016x}")
+    format!("{}{number:016x}", all_wal(tenant, branch))
+}
+
+/// The directory of a branch's WAL.
+pub(crate) fn all_wal(tenant: TenantId, branch: BranchId) -> String {
+    format!("tenants/{tenant}/branches/{branch}/wal/")
 }
 
 /// The last part of a path as a hexadecimal number of exactly `digits` digits.

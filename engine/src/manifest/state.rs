@@ -266,7 +266,7 @@ impl FetchedLog {
         let directory = names::manifest(tenant, branch);
         let listed_max = usize::try_from(ENTRIES_PER_SNAPSHOT).expect("a small number");
         let newest = objects
-            .list_first(&directory, listed_max)
+            .list_first(&directory, None, listed_max)
             .await?
             .iter()
             .filter_map(|object| names::number_at_end(&object.path, 16))

@@ -261,12 +261,14 @@ impl Objects for StoreClient {
     async fn list_first(
         &self,
         prefix: &str,
+        after: Option<&str>,
         count_max: usize,
     ) -> Result<Vec<ListedObject>, StoreError> {
         let (reply, answer) = async_channel::bounded(1);
         let prefix = prefix.to_owned();
         let job = Job::ListFirst {
             prefix: prefix.clone(),
+            after: after.map(str::to_owned),
             count_max,
             reply,
         };

@@ -347,10 +347,11 @@ impl<O: Objects, C: Clock> Objects for Faulty<O, C> {
     async fn list_first(
         &self,
         prefix: &str,
+        after: Option<&str>,
         count_max: usize,
     ) -> Result<Vec<ListedObject>, StoreError> {
         self.arrive_plain(prefix).await?;
-        self.objects.list_first(prefix, count_max).await
+        self.objects.list_first(prefix, after, count_max).await
     }
 
     async fn delete(&self, path: &str) -> Result<(), StoreError> {

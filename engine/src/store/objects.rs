@@ -108,14 +108,15 @@ pub trait Objects: Clone + 'static {
         after: Option<&str>,
     ) -> Result<Vec<ListedObject>, StoreError>;
 
-    /// The first `count_max` of [`Objects::list`], from the start. Stores that list in order and by pages need only
-    /// as many pages as it takes; the default asks for all of them.
+    /// The first `count_max` of [`Objects::list`]. Stores that list in order and by pages need only as many pages as it
+    /// takes; the default asks for all of them.
     async fn list_first(
         &self,
         prefix: &str,
+        after: Option<&str>,
         count_max: usize,
     ) -> Result<Vec<ListedObject>, StoreError> {
-        let mut listed = self.list(prefix, None).await?;
+        let mut listed = self.list(prefix, after).await?;
         listed.truncate(count_max);
         Ok(listed)
     }

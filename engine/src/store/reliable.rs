@@ -394,12 +394,13 @@ impl<O: Objects, C: Clock, R: RngCore + 'static> Objects for Reliable<O, C, R> {
     async fn list_first(
         &self,
         prefix: &str,
+        after: Option<&str>,
         count_max: usize,
     ) -> Result<Vec<ListedObject>, StoreError> {
         let deadline = self.config().write_deadline;
         let mut attempts = self.first_attempt();
         loop {
-            let list = self.shared.objects.list_first(prefix, count_max);
+            let list = self.shared.objects.list_first(prefix, after, count_max);
             match self.whole(RequestKind::List, prefix, deadline, list).await {
                 Ok(listed) => {
                     self.succeeded();

@@ -177,6 +177,7 @@ pub(super) enum Job {
     },
     ListFirst {
         prefix: String,
+        after: Option<String>,
         count_max: usize,
         reply: Sender<Result<Vec<ListedObject>, StoreError>>,
     },

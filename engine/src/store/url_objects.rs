@@ -35,6 +35,24 @@ impl UrlObjects {
             lists_in_order,
         }
     }
+
+    /// What the store lists of a directory, behind `after` if it knows how to start there.
+    fn listing(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+    ) -> Result<BoxStream<'static, Result<ObjectMeta, Error>>, StoreError> {
+        let directory = match prefix.trim_end_matches('/') {
+            "" => None,
+            directory => Some(location(directory)?),
+        };
+        Ok(match after {
+            Some(after) => self
+                .store
+                .list_with_offset(directory.as_ref(), &location(after)?),
+            None => self.store.list(directory.as_ref()),
+        })
+    }
 }
 
 impl Objects for UrlObjects {
@@ -118,16 +136,7 @@ impl Objects for UrlObjects {
         prefix: &str,
         after: Option<&str>,
     ) -> Result<Vec<ListedObject>, StoreError> {
-        let directory = match prefix.trim_end_matches('/') {
-            "" => None,
-            directory => Some(location(directory)?),
-        };
-        let listing = match after {
-            Some(after) => self
-                .store
-                .list_with_offset(directory.as_ref(), &location(after)?),
-            None => self.store.list(directory.as_ref()),
-        };
+        let listing = self.listing(prefix, after)?;
         let mut listed = collect_listing(prefix, listing).await?;
         // A server that does not know how to start behind a name lists from the start.
         if let Some(after) = after {
@@ -142,19 +151,19 @@ impl Objects for UrlObjects {
     async fn list_first(
         &self,
         prefix: &str,
+        after: Option<&str>,
         count_max: usize,
     ) -> Result<Vec<ListedObject>, StoreError> {
         if !self.lists_in_order {
-            let mut listed = self.list(prefix, None).await?;
+            let mut listed = self.list(prefix, after).await?;
             listed.truncate(count_max);
             return Ok(listed);
         }
-        let directory = match prefix.trim_end_matches('/') {
-            "" => None,
-            directory => Some(location(directory)?),
-        };
-        let listing = self.store.list(directory.as_ref()).take(count_max);
-        collect_listing(prefix, listing).await
+        let listing = self.listing(prefix, after)?.try_filter(|meta| {
+            // As in `list`.
+            std::future::ready(after.is_none_or(|after| meta.location.as_ref() > after))
+        });
+        collect_listing(prefix, listing.take(count_max)).await
     }
 
     async fn delete(&self, path: &str) -> Result<(), StoreError> {

@@ -145,10 +145,12 @@ impl<O: Objects, C: Clock, D: Disk, R: RngCore + 'static> Worker<O, C, D, R> {
             }
             Job::ListFirst {
                 prefix,
+                after,
                 count_max,
                 reply,
             } => {
-                let _unheard = reply.try_send(self.store.list_first(&prefix, count_max).await);
+                let first = self.store.list_first(&prefix, after.as_deref(), count_max);
+                let _unheard = reply.try_send(first.await);
             }
             Job::Delete { path, reply } => {
                 let _unheard = reply.try_send(self.store.delete(&path).await);

@@ -9,6 +9,7 @@
 //! - [`redo`]: one logged change onto one page;
 //! - [`touch`]: every key of which a record makes a new version;
 //! - [`record_versions`]: that as versions of the engine, for a branch that follows a primary;
+//! - [`inspect`]: whether a stored value can be what its key says;
 //! - [`verify`]: redo proved against the pages that Postgres logged;
 //! - [`replication`]: connection and base backup of a running cluster;
 //! - [`import`]: running cluster, stopped data directory or backup tar, each as the same stream of versions, and the WAL of the backup replayed onto them;
@@ -18,6 +19,7 @@
 pub mod control_file;
 pub mod data_files;
 pub mod import;
+pub mod inspect;
 pub mod key;
 pub mod key_space;
 pub mod local_cluster;

@@ -120,7 +120,7 @@ enum Command {
     Time(time::TimeArguments),
     /// Asks a running server how it is.
     Status(status::StatusArguments),
-    /// Checks configuration, keys, stores and machine before a start.
+    /// Checks configuration, keys, stores and machine before a start; or a branch, as it is stored.
     Check(check::CheckArguments),
     /// Reads every object and verifies its checksums; needs no key.
     Scrub(scrub::ScrubArguments),

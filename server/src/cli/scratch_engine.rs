@@ -1,8 +1,11 @@
 //! An engine for one question: on the same store and keys as the server's, with a small cache of its own that is gone
 //! afterwards. No server has to run, and none is asked: what it has in memory only is not seen.
 
-use engine::types::Lsn;
-use engine::{BranchHandle, Core, ReadError};
+use std::sync::Arc;
+
+use engine::ingest::IngestError;
+use engine::types::{BranchId, Lsn, TenantId};
+use engine::{BranchHandle, Core, Engine, ReadError};
 
 use super::Context;
 use super::get::read_failure;
@@ -27,10 +30,26 @@ where
     T: Send + 'static,
     E: From<ReadError> + Into<Failure> + Send + 'static,
 {
+    with(context, address, async move |engine, (tenant, branch)| {
+        let asking = on_core(engine, 0, async move |core: Core| {
+            let branch = core.open_branch(tenant, branch).await?;
+            work(&core, &branch).await
+        });
+        let stopped = || Failure::new(Exit::Other, "the engine ended early");
+        asking.await.ok_or_else(stopped)?.map_err(Into::into)
+    })
+}
+
+/// Finds a branch, and does some work on an engine of one core.
+pub(super) fn with<T>(
+    context: &Context,
+    address: &BranchAddress,
+    work: impl AsyncFnOnce(&Arc<Engine>, (TenantId, BranchId)) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let deployment = Deployment::open(&context.deployment()?)?;
     let runtime = runtime().or_exit(Exit::Other)?;
     let found = catalog::find(&deployment.catalog, &address.tenant, &address.branch);
-    let (tenant, branch) = runtime.block_on(found)?;
+    let place = runtime.block_on(found)?;
     let scratch = tempfile::tempdir().or_exit(Exit::Other)?;
     let mut config = Config::default();
     config.runtime.cores = 1;
@@ -40,15 +59,11 @@ where
     let engine = deployment
         .start_engine(&engine_config(&config, &data_dir), deployment.draw_id())
         .or_exit(Exit::Other)?;
-    let asking = on_core(&engine, 0, async move |core: Core| {
-        let branch = core.open_branch(tenant, branch).await?;
-        work(&core, &branch).await
-    });
-    let outcome = runtime.block_on(asking);
+    let engine = Arc::new(engine);
+    let outcome = runtime.block_on(work(&engine, place));
     engine.stop().or_exit(Exit::Other)?;
     deployment.close();
-    let stopped = || Failure::new(Exit::Other, "the engine ended early");
-    outcome.ok_or_else(stopped)?.map_err(Into::into)
+    outcome
 }
 
 /// The LSN that is meant.
@@ -73,6 +88,16 @@ impl From<TimeError> for Failure {
         match error {
             TimeError::Read(error) => read_failure(error),
             outside => Failure::new(Exit::Refused, outside),
+        }
+    }
+}
+
+impl From<IngestError> for Failure {
+    fn from(error: IngestError) -> Failure {
+        match error {
+            IngestError::Catalog(error) => error.into(),
+            IngestError::Open(error) => read_failure(error),
+            other => Failure::new(Exit::Other, other),
         }
     }
 }

@@ -176,6 +176,25 @@ impl Intake {
         Ok(())
     }
 
+    /// Begins to make readable what was taken, unless the like is under way; [`Intake::advanced`] brings it about.
+    pub(super) fn begin_advance(&mut self) -> Result<(), FollowError> {
+        if self.last_end > self.versions.last_lsn() && !self.versions.is_advancing() {
+            self.versions.begin_advance(self.last_end)?;
+        }
+        Ok(())
+    }
+
+    /// Completes when that is done; never, if there is nothing to do.
+    ///
+    /// # Cancellation
+    /// Safe: it goes on with the next call.
+    pub(super) async fn advanced(&mut self) -> Result<(), FollowError> {
+        if !self.versions.is_advancing() {
+            return std::future::pending().await;
+        }
+        Ok(self.versions.advanced().await?)
+    }
+
     /// Makes readable what was taken.
     pub(super) async fn advance(&mut self) -> Result<(), FollowError> {
         if self.last_end > self.versions.last_lsn() {

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use engine::catalog::WAL_PIECE_BYTES_MAX;
 use engine::ingest::{IngestError, IngestKeys, WalReplay, WalStore};
 use engine::io::tokio_uring_disk::TokioUringDisk;
@@ -19,6 +20,7 @@ use tokio::task::{JoinError, JoinHandle, spawn_local};
 use super::attachment::Ack;
 use super::error::FollowError;
 use super::intake::{Intake, page_start};
+use crate::cpu::BlockingThreads;
 
 /// Stores a piece and gives the store back. A task of its own: it may hold the lock on the branch's keys, which a commit of
 /// the local WAL waits for, so it has to go on while nobody waits for it.
@@ -30,8 +32,8 @@ pub(super) struct BranchLog {
     timeline: u32,
     ack: Ack,
     store: StoreSide,
-    /// Received, and in no piece yet; begins where the stored WAL ends.
-    pending: Vec<u8>,
+    /// Received, and in no piece yet; begins where the last piece ends.
+    pending: BytesMut,
     pending_start: Lsn,
     pending_since: Option<Instant>,
     /// End of the stored WAL.
@@ -42,6 +44,7 @@ pub(super) struct BranchLog {
 
 enum StoreSide {
     Idle(WalStore),
+    /// A piece that ends there.
     Storing(Storing, Lsn),
     /// Between the two.
     Moving,
@@ -73,7 +76,7 @@ impl BranchLog {
             timeline: 0,
             ack,
             store: StoreSide::Idle(store),
-            pending: Vec::new(),
+            pending: BytesMut::new(),
             pending_start: stored,
             pending_since: None,
             stored,
@@ -195,7 +198,8 @@ impl BranchLog {
 
     /// Whether more may wait for the object store.
     pub(super) fn has_room(&self) -> bool {
-        self.pending.len() < PENDING_BYTES_MAX
+        let waiting = self.end().bytes_since(self.stored);
+        waiting.is_none_or(|bytes| bytes < PENDING_BYTES_MAX)
     }
 
     /// Begins to store a piece, if it is time for one and none is on its way.
@@ -226,13 +230,14 @@ impl BranchLog {
         self.store = match std::mem::replace(&mut self.store, StoreSide::Moving) {
             StoreSide::Idle(mut store) => {
                 let start = self.pending_start;
-                let end = Lsn(start.0 + bytes as u64);
-                let piece = self.pending[..bytes].to_vec();
+                let piece = self.pending.split_to(bytes).freeze();
+                self.pending_start = Lsn(start.0 + bytes as u64);
+                self.pending_since = (!self.pending.is_empty()).then(now);
                 let storing = async move {
-                    let outcome = store.put(start, &piece).await;
+                    let outcome = store.put(start, piece, &BlockingThreads).await;
                     (store, outcome)
                 };
-                StoreSide::Storing(spawn_local(storing), end)
+                StoreSide::Storing(spawn_local(storing), self.pending_start)
             }
             busy => busy,
         };
@@ -250,11 +255,6 @@ impl BranchLog {
         let (store, outcome) = joined(storing.await);
         self.store = StoreSide::Idle(store);
         outcome?;
-        let bytes = end.bytes_since(self.pending_start).unwrap_or(0);
-        let bytes = usize::try_from(bytes).expect("a piece was in memory");
-        self.pending.drain(..bytes);
-        self.pending_start = end;
-        self.pending_since = (!self.pending.is_empty()).then(now);
         self.stored = end;
         Ok(())
     }
@@ -333,7 +333,7 @@ const PIECE_BYTES: usize = 1 << 20;
 /// or when it has waited so long, if acknowledgements do not wait for it.
 const PIECE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// WAL that may wait for the object store.
-const PENDING_BYTES_MAX: usize = 64 << 20;
+const PENDING_BYTES_MAX: u64 = 64 << 20;
 
 #[expect(clippy::disallowed_methods, reason = "since when WAL waits")]
 fn now() -> Instant {

@@ -18,7 +18,7 @@ use super::slot_keeper::SlotKeeper;
 use super::status::{FollowStatus, Phase};
 use super::upkeep::Upkeep;
 use super::writer_side::{WriterSide, Written};
-use crate::import_job::BlockingThreads;
+use crate::cpu::{BackgroundThreads, BlockingThreads};
 
 /// A branch that is open for writing: what lives longer than a connection.
 pub(super) struct OpenBranch {
@@ -145,15 +145,18 @@ impl OpenBranch {
                     self.after_write(written?).await;
                     None
                 }
+                advanced = self.intake.advanced() => {
+                    advanced?;
+                    None
+                }
                 _ = ticks.tick() => None,
                 _ = stop.recv() => return Ok(SessionEnd::Stopped),
             };
             self.take_what_is_there(stream).await?;
-            // Durable first, then acknowledged, then readable.
+            // Durable first, then acknowledged, then readable, while what comes next is made durable.
             self.log.commit().await?;
             self.report(stream).await?;
-            self.intake.advance().await?;
-            self.report(stream).await?;
+            self.intake.begin_advance()?;
             // Between two pieces: else there might be one on its way at every look.
             self.flush_if_due().await?;
             self.upkeep.go_on(&mut self.writer).await;
@@ -333,8 +336,8 @@ impl OpenBranch {
             return Ok(());
         }
         let since = *self.unflushed_since.get_or_insert_with(now);
-        let is_due =
-            bytes >= self.limits.memory_bytes / 2 || since.elapsed() >= self.limits.flush_after;
+        let is_much = bytes >= self.limits.memory_bytes / 2;
+        let is_due = is_much || since.elapsed() >= self.limits.flush_after;
         if !is_due || !self.writer.is_idle() {
             return Ok(());
         }
@@ -345,7 +348,12 @@ impl OpenBranch {
         let frozen = self.intake.freeze().await?;
         self.unflushed_since = None;
         self.writer.begin(async move |flusher| {
-            let flushed = flusher.flush(frozen, wal, &BlockingThreads).await?;
+            // What is only old can wait; what takes memory can't.
+            let flushed = if is_much {
+                flusher.flush(frozen, wal, &BlockingThreads).await?
+            } else {
+                flusher.flush(frozen, wal, &BackgroundThreads).await?
+            };
             Ok(Written::Flushed(flushed, wal))
         });
         Ok(())

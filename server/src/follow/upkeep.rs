@@ -16,7 +16,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use super::history_window::HistoryWindow;
 use super::log::{abandon, joined};
 use super::writer_side::{WriterSide, Written};
-use crate::import_job::BlockingThreads;
+use crate::cpu::BackgroundThreads;
 
 /// What keeps the layers of one branch in order.
 pub(super) struct Upkeep {
@@ -157,7 +157,7 @@ impl Upkeep {
         if may_begin && self.is_stale && now >= self.compact_at {
             self.is_stale = false;
             let compactor = Rc::clone(&self.compactor);
-            let compacting = async move { compactor.compact(&BlockingThreads).await };
+            let compacting = async move { compactor.compact(&BackgroundThreads).await };
             self.compaction = Some(spawn_local(compacting));
         }
     }

@@ -401,7 +401,7 @@ async fn write(
         if world.below(3) == 0 {
             let from = usize::try_from(stored.0 - BEGIN).expect("small");
             let bytes = world.stream.borrow()[from..].to_vec();
-            wal.put(stored, &bytes).await?;
+            wal.put(stored, bytes.into(), &InlineCpu).await?;
             stored = wal.end();
             world.durable.set(stored.max(world.durable.get()));
             world.count(|counts| counts.pieces += 1);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use engine::catalog::InlineCpu;
 use engine::ingest::{
-    CompactionConfig, Compactor, Flusher, Garbage, IngestConfig, IngestError, VersionWriter,
-    WalReplay, WalStore,
+    Compacted, CompactionConfig, Compactor, Flusher, Garbage, IngestConfig, IngestError,
+    VersionWriter, WalReplay, WalStore,
 };
 use engine::io::clock::Moment;
 use engine::layer::Value;
@@ -20,11 +20,11 @@ use rand_core::{RngCore, SeedableRng};
 use simulation::redo::{DeltaFlag, apply_to, delta};
 
 /// What was put of each key: an image, or else a delta.
-type Versions = BTreeMap<(Key, Lsn), (bool, Vec<u8>)>;
+pub(crate) type Versions = BTreeMap<(Key, Lsn), (bool, Vec<u8>)>;
 
 const BLOCKS: u32 = 60;
 
-fn value_at(versions: &Versions, key: Key, at: Lsn) -> Option<Vec<u8>> {
+pub(crate) fn value_at(versions: &Versions, key: Key, at: Lsn) -> Option<Vec<u8>> {
     let mut value: Option<Vec<u8>> = None;
     for (_, (is_image, bytes)) in versions.range((key, Lsn(0))..=(key, at)) {
         match is_image {
@@ -36,7 +36,11 @@ fn value_at(versions: &Versions, key: Key, at: Lsn) -> Option<Vec<u8>> {
 }
 
 /// Some versions at each LSN: what comes first of a key is an image.
-fn draw(random: &mut ChaCha8Rng, lsns: std::ops::Range<u64>, known: &mut Versions) -> Versions {
+pub(crate) fn draw(
+    random: &mut ChaCha8Rng,
+    lsns: std::ops::Range<u64>,
+    known: &mut Versions,
+) -> Versions {
     let mut fresh = Versions::new();
     for lsn in lsns {
         for _ in 0..3 {
@@ -114,19 +118,25 @@ async fn drain(mut replay: WalReplay) -> (Vec<(u64, Vec<u8>)>, WalStore) {
 }
 
 /// All of an ingest that the tests use.
-struct Writer {
+pub(crate) struct Writer {
     versions: VersionWriter<Arc<Engine>>,
-    flusher: Flusher<Arc<Engine>>,
+    pub(crate) flusher: Flusher<Arc<Engine>>,
     compactor: Compactor<Arc<Engine>>,
-    garbage: Garbage,
-    wal: WalStore,
+    pub(crate) garbage: Garbage,
+    pub(crate) wal: WalStore,
     pieces: Vec<(u64, Vec<u8>)>,
-    durable: Lsn,
+    pub(crate) durable: Lsn,
 }
 
 impl Writer {
+    /// Merges what is worth it.
+    pub(crate) async fn compact(&self) -> Option<Compacted> {
+        let compacting = self.compactor.compact(&InlineCpu);
+        compacting.await.expect("merges")
+    }
+
     /// Makes versions readable up to `last`, and durable.
-    async fn flush(&mut self, versions: &Versions, last: u64) {
+    pub(crate) async fn flush(&mut self, versions: &Versions, last: u64) {
         put_all(self, versions);
         self.versions.advance(Lsn(last)).await.expect("cores");
         let frozen = self.versions.freeze().await.expect("cores");
@@ -136,7 +146,7 @@ impl Writer {
     }
 }
 
-async fn open(running: &RunningEngine, place: (TenantId, BranchId)) -> Writer {
+pub(crate) async fn open(running: &RunningEngine, place: (TenantId, BranchId)) -> Writer {
     let config = IngestConfig {
         compaction: CompactionConfig::tiny(),
         ..IngestConfig::default()
@@ -234,11 +244,15 @@ async fn stored_wal_comes_back_to_the_next_writer_and_the_one_before_is_fenced()
     assert_eq!(first.pieces, []);
     first
         .wal
-        .put(Lsn(96), b"first piece")
+        .put(Lsn(96), b"first piece"[..].into(), &InlineCpu)
         .await
         .expect("stored");
-    first.wal.put(Lsn(107), b"second").await.expect("stored");
-    let gap = first.wal.put(Lsn(200), b"no").await;
+    first
+        .wal
+        .put(Lsn(107), b"second"[..].into(), &InlineCpu)
+        .await
+        .expect("stored");
+    let gap = first.wal.put(Lsn(200), b"no"[..].into(), &InlineCpu).await;
     assert!(matches!(gap, Err(IngestError::WalGap { .. })), "{gap:?}");
     let begins = |lsn| first.wal.position(Lsn(lsn)).lsn.0;
     let wanted = [96, 96, 96, 107, 107, 113, 113];
@@ -247,7 +261,10 @@ async fn stored_wal_comes_back_to_the_next_writer_and_the_one_before_is_fenced()
     let mut second = open(&running, place).await;
     let wanted = [(96, b"first piece".to_vec()), (107, b"second".to_vec())];
     assert_eq!(second.pieces, wanted);
-    let fenced = first.wal.put(Lsn(113), b"too late").await;
+    let fenced = first
+        .wal
+        .put(Lsn(113), b"too late"[..].into(), &InlineCpu)
+        .await;
     assert!(
         matches!(fenced, Err(IngestError::Fenced { .. })),
         "{fenced:?}"
@@ -261,7 +278,11 @@ async fn stored_wal_comes_back_to_the_next_writer_and_the_one_before_is_fenced()
     );
 
     // A flush says from where on WAL is needed.
-    second.wal.put(Lsn(113), b"third").await.expect("stored");
+    second
+        .wal
+        .put(Lsn(113), b"third"[..].into(), &InlineCpu)
+        .await
+        .expect("stored");
     second.versions.advance(Lsn(110)).await.expect("cores");
     let frozen = second.versions.freeze().await.expect("cores");
     let position = second.wal.position(Lsn(110));
@@ -336,7 +357,7 @@ async fn what_another_process_writes_merges_and_deletes_is_followed_by_readers()
     }
     // All layers but the first go, also those that a reader knows.
     let mut merged = 0;
-    while let Some(compacted) = writer.compactor.compact(&InlineCpu).await.expect("merges") {
+    while let Some(compacted) = writer.compact().await {
         let removed = compacted.removed();
         let commit = writer.flusher.commit_compaction(compacted).await;
         merged += commit.expect("committed").layers_in;

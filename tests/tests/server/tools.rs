@@ -142,6 +142,15 @@ fn damage_in_a_stored_layer_is_found_and_never_served() {
     assert_eq!(sound["damaged"], serde_json::json!([]));
     let layers = site.layer_files();
     assert_eq!(sound["layers"], layers.len());
+    let checked = site.json(&["check", "acme/main", "--deep", "--json"]);
+    assert_eq!(checked["findings"], serde_json::json!([]));
+    assert_eq!(checked["layers"], layers.len());
+    let pages = small.files.blocks().len() as u64;
+    assert!(checked["keys"].as_u64() > Some(pages), "{checked:#}");
+    assert_eq!(
+        checked["read_bytes"].as_u64().map(|read| read > 0),
+        Some(true)
+    );
 
     let layer = layers
         .iter()
@@ -158,6 +167,11 @@ fn damage_in_a_stored_layer_is_found_and_never_served() {
         .find(|line| line.starts_with("damaged"))
         .expect(&report);
     assert!(found.contains(name), "{report}");
+    // What is only named and listed is as it was.
+    site.succeed(&["check", "acme/main"]);
+    let report = site.fail(7, &["check", "acme/main", "--deep"]);
+    let found = report.lines().find(|line| line.starts_with("WRONG"));
+    assert!(found.expect(&report).contains(name), "{report}");
 
     let server = site.serve();
     let mut client = server.client(&small.branch);

@@ -52,28 +52,3 @@ fn marks_of_begun_branches_of_version_1() {
     assert_eq!(open(&stored), Ok("main".to_owned()));
     check_flips(&stored, |bytes| open(bytes).is_ok());
 }
-
-#[test]
-fn pieces_of_wal_of_version_1() {
-    let (dek_id, dek) = (DekId { table: 5, slot: 6 }, Dek::from_bytes([0x44; 32]));
-    let wal = b"not what WAL looks like";
-    for (number, name) in [
-        (0, "wal_piece/v1-first.bin"),
-        (1, "wal_piece/v1-second.bin"),
-    ] {
-        let (owner, at) = ((TENANT_ID, BRANCH), (12, Lsn(0x1_0000_0028)));
-        let made = seal_wal(owner, number, at, (dek_id, &dek), wal);
-        let stored = golden(name, &made);
-        let open = |bytes: &Bytes| {
-            let record = parse_wal("p", bytes, owner, number)?;
-            assert_eq!(record.dek_id(), Ok(dek_id));
-            open_wal(&record, number, &dek)
-        };
-        let piece = WalPiece {
-            epoch: at.0,
-            start: at.1,
-            bytes: wal.to_vec(),
-        };
-        assert_eq!(open(&stored), Ok(piece));
-    }
-}

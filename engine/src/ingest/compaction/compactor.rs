@@ -2,27 +2,23 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
 
 use super::config::CompactionConfig;
 use super::plan::{Plan, plan};
 use super::review::{Images, WantedImage, review};
-use super::steps::{Step, steps};
-use crate::catalog::{Cpu, Window};
-use crate::error::ReadError;
+use crate::catalog::Cpu;
 use crate::ingest::error::IngestError;
 use crate::ingest::made_layers::LayerMaker;
 use crate::ingest::on_cores::OnCores;
-use crate::layer::{BlockScratch, LayerError};
 use crate::manifest::{KeptHistory, LayerSection, RemovedLayer};
+use crate::merge::{DoesNotOpen, MergeReader, Step};
 use crate::redo::Redo;
 use crate::shard::{OpenLayer, Shard, SharedBranch, SharedBranches};
-use crate::store::{FETCH_BYTES_MAX, StoreClient};
-use crate::types::{BranchId, Key, KeySpace, Lsn, ObjectId, PAGE_BYTES, Partition, TenantId};
+use crate::store::StoreClient;
+use crate::types::{BranchId, ObjectId, PAGE_BYTES, Partition, TenantId};
 
 /// Merges layers of one branch; what comes of it is for [`Flusher::commit_compaction`](super::super::Flusher::commit_compaction).
 pub struct Compactor<C> {
@@ -112,7 +108,11 @@ impl<C: OnCores> Compactor<C> {
             .layers
             .iter()
             .map(|layer| self.branches.layer(&self.shared, &layer.section));
-        let merged: Vec<Arc<OpenLayer>> = try_join_all(opening).await?;
+        let reader = MergeReader {
+            layers: try_join_all(opening).await?,
+            store: self.store.clone(),
+            key_space: Arc::clone(&self.layers.store.key_space),
+        };
         let mut compacted = Compacted {
             added: Vec::new(),
             opened: Vec::new(),
@@ -120,8 +120,8 @@ impl<C: OnCores> Compactor<C> {
             compaction: Compaction::default(),
         };
         let interleaved = Arc::new(plan.interleaved);
-        for step in steps(&merged, self.config.step_bytes) {
-            self.merge(&step, &merged, (&kept, &interleaved), cpu, &mut compacted)
+        for step in reader.steps(self.config.step_bytes) {
+            self.merge(&step, &reader, (&kept, &interleaved), cpu, &mut compacted)
                 .await?;
         }
         let compaction = &mut compacted.compaction;
@@ -148,22 +148,19 @@ impl<C: OnCores> Compactor<C> {
     async fn merge<Cp: Cpu>(
         &self,
         step: &Step,
-        merged: &[Arc<OpenLayer>],
+        reader: &MergeReader,
         (kept, interleaved): (&KeptHistory, &Arc<HashSet<Partition>>),
         cpu: &Cp,
         compacted: &mut Compacted,
     ) -> Result<(), IngestError> {
-        let fetching = merged.iter().map(|layer| self.fetch(layer, step));
-        let fetched: Vec<Vec<FetchedExtent>> = try_join_all(fetching).await?;
-        let parts: Vec<_> = merged.iter().cloned().zip(fetched).collect();
-        let (step, kept, redo) = (*step, kept.clone(), Arc::clone(&self.redo));
-        let key_space = Arc::clone(&self.layers.store.key_space);
+        let fetched = reader.fetch(step).await.map_err(|(_, error)| error)?;
+        let (kept, redo) = (kept.clone(), Arc::clone(&self.redo));
         let (deltas, bytes) = (self.config.image_deltas, self.config.image_bytes);
         let interleaved = Arc::clone(interleaved);
         let images_max =
             (usize::try_from(2 * self.config.step_bytes).unwrap_or(usize::MAX) / PAGE_BYTES).max(1);
         let opened = cpu.run(move || {
-            let mut window = open_all(&parts, &step, &*key_space)?;
+            let mut window = fetched.open()?;
             let images = Images {
                 redo: &*redo,
                 deltas,
@@ -172,11 +169,11 @@ impl<C: OnCores> Compactor<C> {
                 count_max: images_max,
             };
             let reviewed = review(&mut window, &kept, &images);
-            Ok::<_, (Arc<OpenLayer>, LayerError)>((window, reviewed))
+            Ok::<_, DoesNotOpen>((window, reviewed))
         });
         let (mut window, reviewed) = match opened.await {
             Ok(opened) => opened,
-            Err((layer, error)) => return Err(self.corrupt(&layer, error).await),
+            Err(damaged) => return Err(damaged.explain(&self.store).await.into()),
         };
         let mut images = reviewed.images;
         for (place, image) in self.read_images(reviewed.wanted).await? {
@@ -200,32 +197,6 @@ impl<C: OnCores> Compactor<C> {
             compacted.opened.push(layer.open);
         }
         Ok(())
-    }
-
-    /// The extents of a layer that may have keys of a step.
-    async fn fetch(
-        &self,
-        layer: &Arc<OpenLayer>,
-        step: &Step,
-    ) -> Result<Vec<FetchedExtent>, IngestError> {
-        let mut fetched = Vec::new();
-        let mut left = step.extents(layer.index());
-        while !left.is_empty() {
-            let begin = layer.extent_range(left.start).start;
-            let fits = |extent_no: &u32| layer.extent_range(*extent_no).end - begin <= READ_BYTES;
-            let count = left.clone().take_while(fits).count();
-            let end = left.start + u32::try_from(count.max(1)).expect("extents are counted so");
-            let bytes = begin..layer.extent_range(end - 1).end;
-            let read = self.store.read_behind(&layer.path(), bytes).await?;
-            for extent_no in left.start..end {
-                let Range { start, end } = layer.extent_range(extent_no);
-                let narrow = |at: u64| usize::try_from(at - begin).expect("it was read");
-                let bytes = read.slice(narrow(start)..narrow(end));
-                fetched.push(FetchedExtent { extent_no, bytes });
-            }
-            left.start = end;
-        }
-        Ok(fetched)
     }
 
     /// Reads values as anybody would, each on the core that owns it. What can't be read stays without an image.
@@ -252,43 +223,6 @@ impl<C: OnCores> Compactor<C> {
             .flatten()
             .collect())
     }
-
-    async fn corrupt(&self, layer: &OpenLayer, error: LayerError) -> IngestError {
-        let reason = layer.diagnose(error, &self.store).await.into();
-        let object = layer.object();
-        IngestError::Open(ReadError::Corrupt { object, reason })
-    }
-}
-
-/// A whole extent.
-struct FetchedExtent {
-    extent_no: u32,
-    bytes: Bytes,
-}
-
-/// All versions in extents that belong to a step.
-fn open_all(
-    parts: &[(Arc<OpenLayer>, Vec<FetchedExtent>)],
-    step: &Step,
-    key_space: &dyn KeySpace,
-) -> Result<Window, (Arc<OpenLayer>, LayerError)> {
-    let mut window = Window::new();
-    let mut scratch = BlockScratch::new();
-    for (layer, extents) in parts {
-        for extent in extents {
-            let (number, bytes) = (extent.extent_no, &extent.bytes);
-            let take = |key: Key, lsn: Lsn, value: crate::layer::Value<'_>| {
-                let partition = key_space.partition(&key);
-                if step.contains(partition, &key) {
-                    window.push(partition, key, lsn, value);
-                }
-            };
-            layer
-                .open_extent(number, bytes, &mut scratch, take)
-                .map_err(|error| (Arc::clone(layer), error))?;
-        }
-    }
-    Ok(window)
 }
 
 async fn read_values<P: crate::shard::Platform>(
@@ -320,8 +254,5 @@ fn removed(plan: &Plan) -> Vec<RemovedLayer> {
     plan.layers.iter().map(of_layer).collect()
 }
 
-/// Bytes that are read at once of one layer.
-const READ_BYTES: u64 = 4 << 20;
-const _: () = assert!(READ_BYTES <= FETCH_BYTES_MAX);
 /// Values read at once on a core.
 const READS_AT_ONCE: usize = 8;

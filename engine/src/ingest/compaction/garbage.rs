@@ -1,4 +1,5 @@
-//! Layers that no manifest names any more, or never did: deleted when nobody can need them.
+//! Layers that no manifest names any more, or never did: deleted when nobody can need them, and WAL with the history that
+//! came of it.
 //!
 //! An object is garbage for ever if its epoch is over and the manifest does not name it, since a writer that lost its epoch
 //! can't commit; or if this writer committed its removal. A paused writer that comes back may delete such an object once
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ingest::error::IngestError;
+use crate::ingest::old_wal::OldWal;
 use crate::io::clock::Moment;
 use crate::manifest::names;
 use crate::shard::SharedBranch;
@@ -26,6 +28,7 @@ pub struct Garbage {
     pub(in crate::ingest) has_looked: bool,
     /// In the order in which they come due.
     pub(in crate::ingest) waiting: VecDeque<(Moment, ObjectId, u64)>,
+    pub(in crate::ingest) wal: OldWal,
 }
 
 /// What was deleted.
@@ -82,7 +85,7 @@ impl Garbage {
         Ok(found)
     }
 
-    /// Deletes what is due, at most a few objects at a time.
+    /// Deletes what is due, layers and WAL, at most a few objects at a time.
     ///
     /// # Errors
     /// Of the store: what was not deleted stays.
@@ -102,6 +105,7 @@ impl Garbage {
             deleted.objects += 1;
             deleted.bytes += bytes;
         }
+        self.wal.delete_due(&mut deleted, DELETED_AT_ONCE).await?;
         Ok(deleted)
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  plan      which layers: per partition, runs of about the same size that follow each other in time
-//!  steps     their keys in stretches, so that what is in memory is bounded
+//!  merge     their keys (`crate::merge`) in stretches, so that what is in memory is bounded
 //!  review    per key: which versions stay, and whether the newest wants an image
 //!  Compactor reads, merges, seals and stores; the Flusher commits what came of it and shows it to the readers
 //!  Garbage   the layers that went out, and those that never came in: deleted after a while
@@ -22,7 +22,6 @@ mod config;
 mod garbage;
 mod plan;
 mod review;
-mod steps;
 
 pub use compactor::{Compacted, Compaction, Compactor};
 pub use config::CompactionConfig;

@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use crate::catalog::Window;
 use crate::layer::ValueKind;
 use crate::manifest::KeptHistory;
+use crate::merge::{begins, replay};
 use crate::redo::Redo;
-use crate::types::{Key, Lsn, PAGE_BYTES, Partition};
+use crate::types::{Key, Lsn, Partition};
 
 /// Which of the versions of a key a history needs, oldest first; of each its LSN, and whether it can be read without those
 /// before it.
@@ -79,7 +80,8 @@ pub(super) fn review(window: &mut Window, kept: &KeptHistory, images: &Images<'_
         let (partition, key, lsn) = window.version(newest);
         match floor.filter(|_| !images.interleaved.contains(&partition)) {
             Some(floor) => {
-                if let Some(image) = replay(window, floor..group.end, images.redo) {
+                // What can't be applied stays as it is: whoever reads it is told.
+                if let Ok(image) = replay(window, floor..group.end, images.redo, |_, _| {}) {
                     made.push((newest, image));
                 }
             }
@@ -110,40 +112,12 @@ fn leave_out(window: &mut Window, kept: &KeptHistory, redo: &dyn Redo) -> u64 {
     dropped as u64
 }
 
-/// Whether a version can be read without those before it.
-fn begins(window: &Window, place: usize, redo: &dyn Redo) -> bool {
-    match window.kind(place) {
-        ValueKind::Image => true,
-        ValueKind::Delta => redo.begins(window.value(place)),
-    }
-}
-
-/// The value after the last of these versions; `None` if a delta can't be applied, which whoever reads it is told.
-fn replay(window: &Window, places: std::ops::Range<usize>, redo: &dyn Redo) -> Option<Vec<u8>> {
-    let mut page = [0; PAGE_BYTES];
-    let mut len = 0;
-    for place in places {
-        let value = window.value(place);
-        match window.kind(place) {
-            ValueKind::Image => {
-                page.fill(0);
-                page[..value.len()].copy_from_slice(value);
-                len = value.len();
-            }
-            ValueKind::Delta => {
-                let (_, key, lsn) = window.version(place);
-                len = redo.apply(&key, lsn, value, &mut page, len).ok()?;
-            }
-        }
-    }
-    Some(page[..len].to_vec())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::layer::Value;
     use crate::redo::RedoFailed;
+    use crate::types::PAGE_BYTES;
 
     /// Deltas append themselves; one that begins with `!` begins its value, one with `?` can't be applied.
     struct Append;

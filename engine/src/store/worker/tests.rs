@@ -418,6 +418,7 @@ impl Objects for Endless {
     async fn list_first(
         &self,
         prefix: &str,
+        _: Option<&str>,
         count_max: usize,
     ) -> Result<Vec<ListedObject>, StoreError> {
         let object = |number| ListedObject {
@@ -446,7 +447,7 @@ fn the_first_of_a_listing_are_asked_of_the_store_alone() {
         random: ChaCha8Rng::seed_from_u64(2),
     };
     runtime.spawn(run(queues, parts, config));
-    let listed = runtime.block_on(client.list_first("dir/", 64));
+    let listed = runtime.block_on(client.list_first("dir/", None, 64));
     let listed = listed.expect("the store's own answer");
     assert_eq!((listed.len(), &*listed[63].path), (64, "dir/063"));
     assert_eq!(runtime.now().0, 0, "nothing was waited for");

@@ -12,20 +12,20 @@ type Place = (Partition, Key);
 
 /// A stretch of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Step {
+pub(crate) struct Step {
     from: Place,
     /// What comes behind it; `None` at the end.
     until: Option<Place>,
 }
 
 impl Step {
-    pub(super) fn contains(&self, partition: Partition, key: &Key) -> bool {
+    pub(crate) fn contains(&self, partition: Partition, key: &Key) -> bool {
         let place = (partition, *key);
         self.from <= place && self.until.is_none_or(|until| place < until)
     }
 
     /// The extents of a layer that may have keys of it.
-    pub(super) fn extents(&self, index: &LayerIndex) -> Range<u32> {
+    pub(crate) fn extents(&self, index: &LayerIndex) -> Range<u32> {
         let mut first = extent_after(index, &self.from);
         // The one before may have it as well, if it is of the same partition.
         let before = first.checked_sub(1);
@@ -63,7 +63,7 @@ fn place_of(index: &LayerIndex, extent_no: u32) -> Place {
 }
 
 /// All keys of the layers in steps of at most about `step_bytes` of their bytes.
-pub(super) fn steps(layers: &[Arc<OpenLayer>], step_bytes: u64) -> Vec<Step> {
+pub(crate) fn steps(layers: &[Arc<OpenLayer>], step_bytes: u64) -> Vec<Step> {
     let mut extents: Vec<(Place, u64)> = Vec::new();
     for layer in layers {
         let index = layer.index();

@@ -1,29 +1,13 @@
-//! `pageserver check`: is everything there that a start needs? Changes nothing but a probe object that it deletes again.
+//! The check of this machine: is everything there that a start needs? Changes nothing but a probe object that it deletes again.
 
-use clap::Args;
 use rustix::process::{Resource, getrlimit};
 
-use super::Context;
 use crate::access;
+use crate::cli::Context;
 use crate::deployment::Deployment;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::import_job::runtime;
 use crate::node::engine_config;
-
-const EXAMPLES: &str = "\
-Examples:
-  pageserver check
-  pageserver check --json
-
-Every line says what was looked at, and, where it is not fit, what to do. Exit code 3 if anything is unfit.";
-
-#[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
-pub(super) struct CheckArguments {
-    /// As JSON.
-    #[arg(long)]
-    json: bool,
-}
 
 /// One thing that was looked at.
 struct Finding {
@@ -31,7 +15,7 @@ struct Finding {
     result: Result<String, String>,
 }
 
-pub(super) fn run(context: &Context, arguments: &CheckArguments) -> Result<(), Failure> {
+pub(super) fn run(context: &Context, is_json: bool) -> Result<(), Failure> {
     let findings = [
         Finding {
             what: "configuration",
@@ -67,7 +51,7 @@ pub(super) fn run(context: &Context, arguments: &CheckArguments) -> Result<(), F
             Ok(text) => ("ok", text),
             Err(text) => ("UNFIT", text),
         };
-        if arguments.json {
+        if is_json {
             println!(
                 "{}",
                 serde_json::json!({ "what": what, "ok": result.is_ok(), "text": text })
