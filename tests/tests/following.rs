@@ -230,7 +230,7 @@ fn every_page_at_any_lsn_is_that_of_a_standby_stopped_there() {
 }
 
 /// Checks all of a branch; what was seen.
-fn assert_sound(site: &Site, branch: &str) -> serde_json::Value {
+fn assert_sound(site: &Site, branch: &str) -> Value {
     let checked = site.json(&["check", branch, "--deep", "--json"]);
     println!("{checked:#}");
     assert_eq!(checked["findings"], serde_json::json!([]));
