@@ -11,7 +11,8 @@ use crate::catalog::{CatalogError, Cpu, Window};
 use crate::error::ReadError;
 use crate::ingest::{IngestError, OnCores, read_piece};
 use crate::io::clock::Clock;
-use crate::manifest::{BranchFacts, KeyTables, LayerSection, ManifestError, names};
+use crate::layer::ValueKind;
+use crate::manifest::{BranchFacts, KeptHistory, KeyTables, LayerSection, ManifestError, names};
 use crate::merge::{MergeReader, begins, replay};
 use crate::redo::Redo;
 use crate::shard::{Platform, Shard, SharedBranch, SharedBranches};
@@ -152,26 +153,34 @@ pub(crate) async fn check_branch<C: OnCores>(
             Err(error) => report.find(names::layer(place.0, section.object), error),
         }
     }
-    let reader = MergeReader {
+    let mut reader = MergeReader {
         layers: opened,
         store: checking.store.clone(),
         key_space: Arc::clone(branches.catalog().key_space()),
     };
     for step in reader.steps(config.step_bytes) {
-        let fetched = match reader.fetch(&step).await {
-            Ok(fetched) => fetched,
-            Err((layer, error @ (StoreError::NotFound { .. } | StoreError::Truncated { .. }))) => {
-                report.find(layer.path(), error);
-                continue;
+        let fetched = loop {
+            match reader.fetch(&step).await {
+                Ok(fetched) => break fetched,
+                Err((
+                    gone,
+                    error @ (StoreError::NotFound { .. } | StoreError::Truncated { .. }),
+                )) => {
+                    report.find(gone.path(), error);
+                    reader
+                        .layers
+                        .retain(|layer| layer.object() != gone.object());
+                }
+                Err((_, error)) => return Err(error.into()),
             }
-            Err((_, error)) => return Err(error.into()),
         };
         report.read_bytes += fetched.bytes();
         let (redo, inspector) = (Arc::clone(&checking.redo), Arc::clone(inspector));
-        let horizon = facts.readable_from.unwrap_or(facts.last_lsn);
+        let readable = Readable::of(facts);
         let work = move || {
-            let (mut window, damaged) = fetched.open_what_opens();
-            let seen = look_at_all(&mut window, horizon, &*redo, &*inspector);
+            let mut window = Window::for_reading();
+            let damaged = fetched.open_into(&mut window);
+            let seen = look_at_all(&mut window, &readable, &*redo, &*inspector);
             (seen, damaged)
         };
         let (seen, damaged) = cpu.run(work).await;
@@ -251,11 +260,12 @@ impl Checking<'_> {
         facts: &BranchFacts,
         report: &mut CheckReport,
     ) -> Result<(), IngestError> {
-        let Some(position) = facts.wal else {
-            return Ok(());
-        };
         let (tenant, branch) = self.place;
-        let (mut number, mut end) = (position.piece, Some(position.lsn));
+        // Where the next writer begins.
+        let imported = facts.base_backup.map_or(0, |backup| backup.wal_objects);
+        let mut number = facts.wal.map_or(imported, |wal| wal.piece);
+        let mut end = facts.wal.map(|wal| wal.lsn);
+        let mut is_second_try = false;
         loop {
             let path = names::wal(tenant, branch, number);
             let read = read_piece(&self.store, &self.keys, self.place, number);
@@ -265,19 +275,29 @@ impl Checking<'_> {
                         let reason = format_args!("begins at {}, not at {end}", piece.start);
                         report.find(&path, reason);
                     }
+                    // An empty one on a branch without WAL says nothing of where it will begin.
+                    if !piece.bytes.is_empty() || end.is_some() {
+                        end = Some(piece.end());
+                    }
                     report.wal_pieces += 1;
                     report.wal_bytes += piece.bytes.len() as u64;
-                    end = Some(piece.end());
+                    is_second_try = false;
                 }
                 Err(IngestError::Catalog(CatalogError::Manifest(ManifestError::Store(
                     StoreError::NotFound { .. },
                 )))) => {
                     let directory = names::all_wal(tenant, branch);
                     let later = self.store.list_first(&directory, Some(&path), 1).await?;
-                    if !later.is_empty() {
-                        report.find(&path, "is not there, and there is WAL behind it");
+                    if later.is_empty() {
+                        return Ok(());
                     }
-                    return Ok(());
+                    if is_second_try {
+                        report.find(&path, "is not there, and there is WAL behind it");
+                        return Ok(());
+                    }
+                    // Somebody may be writing.
+                    is_second_try = true;
+                    continue;
                 }
                 Err(error) if is_damage(&error) => {
                     report.find(&path, error);
@@ -299,6 +319,7 @@ impl Checking<'_> {
         report.keys += seen.keys;
         report.versions += seen.versions;
         report.replayed += seen.replayed;
+        report.unread += seen.unread;
         for (key, lsn, reason) in seen.wrong {
             let place = format_args!("{} at {lsn}", self.inspector.name(&key)).to_string();
             report.find(place, reason);
@@ -321,6 +342,11 @@ impl Checking<'_> {
             let found = match read {
                 Ok(value) => self.inspector.inspect(&key, lsn, &value),
                 Err(error @ ReadError::Unavailable { .. }) => return Err(error.into()),
+                // The horizon was raised meanwhile.
+                Err(ReadError::Gone { .. }) => {
+                    report.unread += 1;
+                    continue;
+                }
                 Err(error) => Err(error.to_string()),
             };
             if let Err(reason) = found {
@@ -348,50 +374,88 @@ struct Seen {
     keys: u64,
     versions: u64,
     replayed: u64,
+    unread: u64,
     wrong: Vec<(Key, Lsn, String)>,
     /// Versions whose beginning is somewhere else, the newest of each key before its first beginning here; with the LSN of the next
     /// version, if there is one.
     continued: Vec<(Key, Lsn, Option<Lsn>)>,
 }
 
-/// Replays all versions of all keys, and inspects those that can be read at the horizon or above.
+/// What of a branch somebody may read.
+struct Readable {
+    horizon: Lsn,
+    /// Below the horizon: where branches left.
+    kept: KeptHistory,
+}
+
+impl Readable {
+    fn of(facts: &BranchFacts) -> Readable {
+        Readable {
+            horizon: facts.readable_from.unwrap_or(facts.last_lsn),
+            kept: facts.kept.clone(),
+        }
+    }
+
+    /// Whether a version at `lsn` can be the newest to anybody; `next` is the one behind it.
+    fn has(&self, lsn: Lsn, next: Option<Lsn>) -> bool {
+        let Some(next) = next else { return true };
+        next > self.horizon || self.kept.at.iter().any(|at| (lsn..next).contains(at))
+    }
+}
+
+/// Replays all versions of all keys, and inspects those that somebody may read.
 fn look_at_all(
     window: &mut Window,
-    horizon: Lsn,
+    readable: &Readable,
     redo: &dyn Redo,
     inspector: &dyn Inspector,
 ) -> Seen {
     let mut seen = Seen::default();
     for group in window.groups() {
+        let end = group.end;
         let lsn_of = |place: usize| window.version(place).2;
+        let next_of = |place: usize| (place + 1 < end).then(|| lsn_of(place + 1));
+        let can_be_read = |place: usize| readable.has(lsn_of(place), next_of(place));
         seen.keys += 1;
         seen.versions += group.len() as u64;
-        let first = group
-            .clone()
-            .find(|place| begins(window, *place, redo))
-            .unwrap_or(group.end);
-        if first > group.start {
-            let (_, key, lsn) = window.version(first - 1);
-            let next = (first < group.end).then(|| lsn_of(first));
-            seen.continued.push((key, lsn, next));
+        let begin_from = |from: usize| (from..end).find(|place| begins(window, *place, redo));
+        let first = begin_from(group.start);
+        let continued = first.unwrap_or(end);
+        if continued > group.start {
+            let (_, key, lsn) = window.version(continued - 1);
+            seen.continued.push((key, lsn, next_of(continued - 1)));
         }
-        let mut wrong = Vec::new();
-        let last = group.end - 1;
-        let replayed = replay(window, first..group.end, redo, |place, value| {
-            let (_, key, lsn) = window.version(place);
-            let is_readable = place == last || lsn_of(place + 1) > horizon;
-            if is_readable && let Err(reason) = inspector.inspect(&key, lsn, value) {
-                wrong.push((key, lsn, reason));
-            }
-        });
-        match replayed {
-            Ok(_) => seen.replayed += (first..group.end).len().saturating_sub(1) as u64,
-            Err((place, failed)) => {
+        // From one version that needs none before it on; behind one that can't be replayed, from the next.
+        let mut start = first;
+        while let Some(from) = start {
+            let (mut replayed, mut wrong) = (0, Vec::new());
+            let outcome = replay(window, from..end, redo, |place, value| {
                 let (_, key, lsn) = window.version(place);
-                wrong.push((key, lsn, format!("can't be replayed: {failed}")));
-            }
+                replayed += u64::from(window.kind(place) == ValueKind::Delta);
+                if can_be_read(place)
+                    && let Err(reason) = inspector.inspect(&key, lsn, value)
+                {
+                    wrong.push((key, lsn, reason));
+                }
+            });
+            seen.replayed += replayed;
+            seen.wrong.append(&mut wrong);
+            start = match outcome {
+                Ok(_) => None,
+                Err((place, failed)) => {
+                    let next = begin_from(place + 1);
+                    let lost = place..next.unwrap_or(end);
+                    if lost.clone().any(can_be_read) {
+                        let (_, key, lsn) = window.version(place);
+                        let reason = format!("can't be replayed: {failed}");
+                        seen.wrong.push((key, lsn, reason));
+                    } else {
+                        seen.unread += lost.count() as u64;
+                    }
+                    next
+                }
+            };
         }
-        seen.wrong.append(&mut wrong);
     }
     seen
 }

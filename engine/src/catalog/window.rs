@@ -20,6 +20,8 @@ pub(crate) struct Window {
     sorted: bool,
     /// Whether one layer can't span the LSNs of all: each has those of a stretch then.
     wide: bool,
+    /// Whether it does not become a layer.
+    is_for_reading: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -51,6 +53,15 @@ impl Window {
             done: 0,
             sorted: false,
             wide: false,
+            is_for_reading: false,
+        }
+    }
+
+    /// One that does not become a layer: each key is one group, however far apart its versions lie.
+    pub(crate) fn for_reading() -> Window {
+        Window {
+            is_for_reading: true,
+            ..Window::new()
         }
     }
 
@@ -158,6 +169,7 @@ impl Window {
     /// Seals as many versions as fit into one layer, and says whether some are left for the next. Of versions with
     /// the same key and LSN the one that came last counts. Computes for long.
     pub(crate) fn build_layer(&mut self, place: &LayerPlace) -> (SealedLayer, bool) {
+        assert!(!self.is_for_reading, "its stretches are not sorted");
         self.sort();
         let mut writer = LayerWriter::new(LayerParams {
             tenant: place.tenant,
@@ -193,7 +205,7 @@ impl Window {
         }
         let lsns = || self.versions.iter().map(|version| version.lsn.0);
         let span = lsns().max().zip(lsns().min()).map(|(max, min)| max - min);
-        self.wide = span.is_some_and(|span| span > STRETCH_BYTES);
+        self.wide = !self.is_for_reading && span.is_some_and(|span| span > STRETCH_BYTES);
         let wide = self.wide;
         let place = |version: &Version| {
             (

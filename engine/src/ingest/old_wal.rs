@@ -2,7 +2,8 @@
 //!
 //! Nobody reads below the position that the manifest names: whoever opens the branch begins there. WAL between the kept
 //! history's begin and that position stays, as part of the history. Empty pieces stay for ever: a writer that was away for
-//! long finds its next number taken by the one with which its successor began, however little is left around it.
+//! long finds its next number taken by the one with which its successor began, however little is left around it. One that was
+//! away before it had read all of the WAL looks at the manifest before it begins to write ([`super::WalReplay::next`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -159,6 +159,7 @@ pub async fn open<C: OnCores>(
         end: facts.wal.map(|wal| wal.lsn),
         pieces: VecDeque::new(),
         is_claimed: false,
+        next_entry: log.state().next_number(),
     };
     let key_space = Arc::clone(catalog.key_space());
     let redo = cores.on_core(0, async |shard: Shard<C::Platform>| shard.redo());

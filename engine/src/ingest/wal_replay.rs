@@ -23,11 +23,13 @@ pub struct WalReplay {
     pub(super) end: Option<Lsn>,
     pub(super) pieces: VecDeque<(u64, Lsn)>,
     pub(super) is_claimed: bool,
+    /// Number of the manifest entry behind our claim: who claims the branch after us puts it.
+    pub(super) next_entry: u64,
 }
 
 impl WalReplay {
     /// The next piece; `None` behind the last, whose successor is ours then: whoever wrote before can add none. A GET each,
-    /// and one PUT at the end.
+    /// and one PUT and one GET at the end. Nothing is flushed before that.
     ///
     /// # Errors
     /// Of store and keys; `WalGap`; a piece that is damaged.
@@ -103,6 +105,14 @@ impl WalReplay {
         let path = names::wal(self.owner.0, self.owner.1, self.next);
         if put_once(&self.objects, &path, sealed).await? == PutOnce::Taken {
             return Ok(false);
+        }
+        // A successor may have deleted pieces that we had not come to, so that this place was free.
+        let (tenant, branch) = self.owner;
+        let entry = names::manifest_entry(tenant, branch, self.next_entry);
+        match self.objects.get_all(&entry).await {
+            Err(StoreError::NotFound { .. }) => {}
+            Ok(_) => return Err(IngestError::Fenced { branch }),
+            Err(error) => return Err(error.into()),
         }
         self.next += 1;
         self.is_claimed = true;

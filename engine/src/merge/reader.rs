@@ -111,18 +111,18 @@ impl Fetched {
     /// All versions that belong to the step. Computes for long.
     ///
     /// # Errors
-    /// The first extent that does not open.
+    /// An extent that does not open.
     pub(crate) fn open(&self) -> Result<Window, DoesNotOpen> {
-        let (window, mut damaged) = self.open_what_opens();
-        match damaged.pop() {
+        let mut window = Window::new();
+        match self.open_into(&mut window).pop() {
             None => Ok(window),
             Some(damaged) => Err(damaged),
         }
     }
 
-    /// The same of all extents that open, and the others.
-    pub(crate) fn open_what_opens(&self) -> (Window, Vec<DoesNotOpen>) {
-        let (mut window, mut damaged) = (Window::new(), Vec::new());
+    /// Adds all versions that belong to the step, of all extents that open; the others.
+    pub(crate) fn open_into(&self, window: &mut Window) -> Vec<DoesNotOpen> {
+        let mut damaged = Vec::new();
         let mut scratch = BlockScratch::new();
         for (layer, extents) in &self.parts {
             for Extent { number, bytes } in extents {
@@ -138,7 +138,7 @@ impl Fetched {
                 }
             }
         }
-        (window, damaged)
+        damaged
     }
 }
 

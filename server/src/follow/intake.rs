@@ -149,7 +149,7 @@ impl Intake {
     /// Does some of the work that a record made, and goes on behind it when it is done. What is put is handed to the cores,
     /// and readable with the record.
     pub(super) async fn work(&mut self) -> Result<(), FollowError> {
-        let Some(mut work) = self.work.take() else {
+        let Some(work) = &mut self.work else {
             return Ok(());
         };
         // What is copied is what was there before the record.
@@ -166,10 +166,10 @@ impl Intake {
             has_more |= copied.await?;
         }
         if has_more {
-            self.work = Some(work);
             return Ok(());
         }
         self.last_end = work.end;
+        self.work = None;
         let backlog = std::mem::take(&mut self.backlog);
         let taken = self.decode(&backlog)?;
         self.backlog.extend_from_slice(&backlog[taken..]);
@@ -193,6 +193,11 @@ impl Intake {
             return std::future::pending().await;
         }
         Ok(self.versions.advanced().await?)
+    }
+
+    /// Waits for what is on its way to the cores; whether it came there does not matter any more.
+    pub(super) async fn settle(&mut self) {
+        let _ = self.versions.advanced().await;
     }
 
     /// Makes readable what was taken.

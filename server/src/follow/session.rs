@@ -18,7 +18,7 @@ use super::slot_keeper::SlotKeeper;
 use super::status::{FollowStatus, Phase};
 use super::upkeep::Upkeep;
 use super::writer_side::{WriterSide, Written};
-use crate::cpu::{BackgroundThreads, BlockingThreads};
+use crate::cpu::BlockingThreads;
 
 /// A branch that is open for writing: what lives longer than a connection.
 pub(super) struct OpenBranch {
@@ -157,6 +157,10 @@ impl OpenBranch {
             self.log.commit().await?;
             self.report(stream).await?;
             self.intake.begin_advance()?;
+            // On its way to the cores before anything else is waited for.
+            if let Some(advanced) = self.intake.advanced().now_or_never() {
+                advanced?;
+            }
             // Between two pieces: else there might be one on its way at every look.
             self.flush_if_due().await?;
             self.upkeep.go_on(&mut self.writer).await;
@@ -218,7 +222,9 @@ impl OpenBranch {
     }
 
     /// Gives up all that is under way, and waits until it is: what it was doing must not meet those who open the branch anew.
-    pub(super) async fn abandon(self) {
+    pub(super) async fn abandon(mut self) {
+        // Who opens the branch anew must not be met by what the cores still take.
+        self.intake.settle().await;
         self.writer.abandon().await;
         self.upkeep.abandon().await;
         self.log.abandon().await;
@@ -336,8 +342,8 @@ impl OpenBranch {
             return Ok(());
         }
         let since = *self.unflushed_since.get_or_insert_with(now);
-        let is_much = bytes >= self.limits.memory_bytes / 2;
-        let is_due = is_much || since.elapsed() >= self.limits.flush_after;
+        let is_due =
+            bytes >= self.limits.memory_bytes / 2 || since.elapsed() >= self.limits.flush_after;
         if !is_due || !self.writer.is_idle() {
             return Ok(());
         }
@@ -348,12 +354,7 @@ impl OpenBranch {
         let frozen = self.intake.freeze().await?;
         self.unflushed_since = None;
         self.writer.begin(async move |flusher| {
-            // What is only old can wait; what takes memory can't.
-            let flushed = if is_much {
-                flusher.flush(frozen, wal, &BlockingThreads).await?
-            } else {
-                flusher.flush(frozen, wal, &BackgroundThreads).await?
-            };
+            let flushed = flusher.flush(frozen, wal, &BlockingThreads).await?;
             Ok(Written::Flushed(flushed, wal))
         });
         Ok(())

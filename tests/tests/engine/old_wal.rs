@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use engine::catalog::InlineCpu;
-use engine::ingest::{Due, IngestError, Retention};
+use engine::ingest::{Due, IngestConfig, IngestError, Retention};
 use engine::io::clock::Moment;
 use engine::store::objects::Objects;
 use engine::types::{BranchId, Lsn, TenantId};
@@ -123,4 +123,44 @@ async fn more_pieces_than_a_listing_shows_at_once_are_found() {
     let left: Vec<u64> = [0].into_iter().chain(2401..=2500).collect();
     assert_eq!(stored(&site, place).await, left);
     running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_was_away_while_it_read_the_wal_does_not_take_a_gap_for_its_end() {
+    let site = Site::new().await;
+    let branch = site
+        .write_branch("main", &[(block_key(1, 0), Lsn(100))])
+        .await;
+    let place = (site.tenant, branch);
+    let running = site.start(1, |_| {});
+    let mut first = open(&running, place).await;
+    for start in (96..196).step_by(10) {
+        let put = first.wal.put(Lsn(start), vec![b'w'; 10].into(), &InlineCpu);
+        put.await.expect("stored");
+    }
+    drop(first);
+    let mut away = running
+        .engine
+        .ingest(place, IngestConfig::default())
+        .await
+        .expect("a claim");
+    for start in [0, 96, 106] {
+        let piece = away.replay.next().await.expect("a piece");
+        assert_eq!(piece.map(|piece| piece.start), Some(Lsn(start)));
+    }
+
+    let other = site.start(1, |config| {
+        config.data_dir = site.data_dir().join("other");
+        std::fs::create_dir_all(&config.data_dir).expect("a folder");
+    });
+    let mut second = open(&other, place).await;
+    store(&mut second, 1096).await;
+    give_up(&mut second, 900).await;
+    // The pieces that are read next are gone; the first of the second writer has number 11.
+    let left: Vec<u64> = [0, 11].into_iter().chain(82..=101).collect();
+    assert_eq!(stored(&site, place).await, left);
+    let next = away.replay.next().await;
+    assert!(matches!(next, Err(IngestError::Fenced { .. })), "{next:?}");
+    running.stop();
+    other.stop();
 }
