@@ -7,12 +7,29 @@ use engine::ingest::{Due, IngestConfig, IngestError, Retention};
 use engine::io::clock::Moment;
 use engine::store::objects::Objects;
 use engine::types::{BranchId, Lsn, TenantId};
-use harness::engine::{Site, block_key};
+use harness::engine::{RunningEngine, Site, block_key};
 
 use crate::ingest::{Versions, Writer, open};
 
 /// Bytes of each piece here.
 const PIECE: u64 = 10;
+
+/// A branch that begins at LSN 100.
+async fn branch() -> (Site, (TenantId, BranchId)) {
+    let site = Site::new().await;
+    let versions = [(block_key(1, 0), Lsn(100))];
+    let branch = site.write_branch("main", &versions).await;
+    let place = (site.tenant, branch);
+    (site, place)
+}
+
+/// On the same store, with a cache of its own.
+fn another_process(site: &Site) -> RunningEngine {
+    site.start(1, |config| {
+        config.data_dir = site.data_dir().join("other");
+        std::fs::create_dir_all(&config.data_dir).expect("a folder");
+    })
+}
 
 /// The numbers of the pieces that are stored.
 async fn stored(site: &Site, (tenant, branch): (TenantId, BranchId)) -> Vec<u64> {
@@ -56,11 +73,7 @@ async fn give_up(writer: &mut Writer, begin: u64) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pieces_are_deleted_with_their_history_and_a_writer_from_long_ago_is_fenced_still() {
-    let site = Site::new().await;
-    let branch = site
-        .write_branch("main", &[(block_key(1, 0), Lsn(100))])
-        .await;
-    let place = (site.tenant, branch);
+    let (site, place) = branch().await;
     let running = site.start(1, |_| {});
 
     // Number 0 is what the writer began with, piece n begins at 96 + 10 (n - 1).
@@ -83,10 +96,7 @@ async fn pieces_are_deleted_with_their_history_and_a_writer_from_long_ago_is_fen
     assert_eq!(stored(&site, place).await, left);
 
     // Another process goes on, and finds what there is to delete by itself. Its own first piece has number 201.
-    let other = site.start(1, |config| {
-        config.data_dir = site.data_dir().join("other");
-        std::fs::create_dir_all(&config.data_dir).expect("a folder");
-    });
+    let other = another_process(&site);
     let mut second = open(&other, place).await;
     assert_eq!(second.durable, Lsn(2096));
     store(&mut second, 3096).await;
@@ -111,11 +121,7 @@ async fn pieces_are_deleted_with_their_history_and_a_writer_from_long_ago_is_fen
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_pieces_than_a_listing_shows_at_once_are_found() {
-    let site = Site::new().await;
-    let branch = site
-        .write_branch("main", &[(block_key(1, 0), Lsn(100))])
-        .await;
-    let place = (site.tenant, branch);
+    let (site, place) = branch().await;
     let running = site.start(1, |_| {});
     let mut writer = open(&running, place).await;
     store(&mut writer, 96 + 2500 * PIECE).await;
@@ -127,11 +133,7 @@ async fn more_pieces_than_a_listing_shows_at_once_are_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_that_was_away_while_it_read_the_wal_does_not_take_a_gap_for_its_end() {
-    let site = Site::new().await;
-    let branch = site
-        .write_branch("main", &[(block_key(1, 0), Lsn(100))])
-        .await;
-    let place = (site.tenant, branch);
+    let (site, place) = branch().await;
     let running = site.start(1, |_| {});
     let mut first = open(&running, place).await;
     for start in (96..196).step_by(10) {
@@ -149,10 +151,7 @@ async fn a_writer_that_was_away_while_it_read_the_wal_does_not_take_a_gap_for_it
         assert_eq!(piece.map(|piece| piece.start), Some(Lsn(start)));
     }
 
-    let other = site.start(1, |config| {
-        config.data_dir = site.data_dir().join("other");
-        std::fs::create_dir_all(&config.data_dir).expect("a folder");
-    });
+    let other = another_process(&site);
     let mut second = open(&other, place).await;
     store(&mut second, 1096).await;
     give_up(&mut second, 900).await;
